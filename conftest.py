@@ -1,0 +1,103 @@
+"""Makes README.md and docs/ tests: sybil collects every fence spelled exactly ```` ```python ````."""
+
+import doctest
+import os
+import re
+import tempfile
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from sybil import Example, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+
+ROOT = Path(__file__).parent
+INCLUDE = re.compile(r'^--8<-- "(?P<path>[^":]+)(?::(?P<section>[\w-]+))?"$', re.MULTILINE)
+
+
+def included_source(path: str, section: str | None) -> tuple[str, int]:
+    """Return the text that a `--8<--` line stands for, and the number of the first line in its file."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines(keepends=True)
+    if section is None:
+        return "".join(lines), 1
+    markers = [n for n, line in enumerate(lines) if re.search(rf"--8<-- \[(start|end):{section}\]", line)]
+    if len(markers) != 2:
+        raise ValueError(f"{path} needs one [start:{section}] and one [end:{section}]; it has {len(markers)} of them")
+    first, last = markers
+    return dedent("".join(lines[first + 1 : last])), first + 2
+
+
+class IncludingEvaluator(PythonEvaluator):
+    """Runs a fence; one that consists of `--8<--` lines runs the named sections of the recipe instead."""
+
+    def __call__(self, example: Example) -> None:
+        includes = list(INCLUDE.finditer(example.parsed))
+        if not includes:
+            super().__call__(example)
+            return
+        rest = INCLUDE.sub("", example.parsed).strip()
+        if rest:
+            raise ValueError(f"a fence holds either --8<-- lines or code, not both: {rest!r}")
+        for include in includes:
+            source, line = included_source(include["path"], include["section"])
+            # Padded with blank lines, so that tracebacks and AutoGraph find the lines in the recipe itself.
+            code = compile("\n" * (line - 1) + source, str(ROOT / include["path"]), "exec", dont_inherit=True)
+            exec(code, example.namespace)
+            del example.namespace["__builtins__"]
+
+
+class FenceParser(PythonCodeBlockParser):
+    def __init__(self) -> None:
+        super().__init__(doctest_optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        self.codeblock_parser = CodeBlockParser("python", IncludingEvaluator())
+
+
+def start_page(namespace: dict) -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    namespace["__name__"] = "page"
+    # Pages write files as their readers would: into the current folder, here an empty one.
+    namespace["_folder"] = tempfile.TemporaryDirectory()
+    namespace["_back"] = os.getcwd()
+    os.chdir(namespace["_folder"].name)
+
+
+def end_page(namespace: dict) -> None:
+    os.chdir(namespace["_back"])
+    namespace["_folder"].cleanup()
+    restore_defaults()
+    namespace.clear()
+
+
+pytest_collect_file = Sybil(
+    parsers=[FenceParser()],
+    patterns=["*.md"],
+    setup=start_page,
+    teardown=end_page,
+).pytest()
+
+
+def restore_defaults() -> None:
+    """Undo every process-wide phase or precision setting that a test or page can leave behind."""
+    import sys
+
+    import keras
+    import tensorflow as tf
+
+    keras.config.set_dtype_policy("float32")
+    tf.config.run_functions_eagerly(False)
+    if "tf_keras" in sys.modules:
+        # set_learning_phase(0) would pin the phase; clear_session brings back "not set".
+        sys.modules["tf_keras"].backend.clear_session()
+
+
+@pytest.fixture(autouse=True)
+def clean_state():
+    """Every test starts from the same seed and leaves no global setting to the next."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    yield
+    restore_defaults()

@@ -1,0 +1,75 @@
+"""What mkdocs.yml cannot say: recipe files beside their pages, prompts that do not get copied, lean lab pages."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+
+FENCE_OF_PROMPTS = re.compile(r"^(?P<indent>[ \t]*)```python\n(?=[ \t]*>>>)", re.MULTILINE)
+NOTEBOOK_STYLE = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
+NOTEBOOK_SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
+
+
+def on_config(config: Any) -> Any:
+    """Name the lab cache after all that a lab's output depends on; the plugin's own key is the page alone."""
+    digest = hashlib.sha256()
+    for package in sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}):
+        digest.update(package.encode())
+    sources = [
+        *(ROOT / "recipes").glob("*.py"),
+        *(ROOT / "docs/labs").rglob("*"),
+        *(ROOT / "tests/versions").glob("*.py"),
+    ]
+    for path in sorted(p for p in sources if p.is_file() and "__pycache__" not in p.parts):
+        digest.update(path.relative_to(ROOT).as_posix().encode())
+        digest.update(path.read_bytes())
+    jupyter = config.plugins["mkdocs-jupyter"].config
+    jupyter["cache_dir"] = f"{jupyter['cache_dir']}/{digest.hexdigest()[:16]}"
+    config.watch.extend(str(ROOT / folder) for folder in ("recipes", "tests/versions"))
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Serve every recipe's exact bytes, for download."""
+    for recipe in sorted((ROOT / "recipes").glob("*.py")):
+        files.append(File.generated(config, f"recipes/files/{recipe.name}", abs_src_path=str(recipe)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Put the file at the head of its recipe page, and let Pygments know prompts as prompts."""
+    path = Path(page.file.src_uri)
+    if path.parts[0] == "recipes" and path.stem != "index":
+        title, newline, rest = markdown.partition("\n")
+        if not title.startswith("# "):
+            raise ValueError(f"{path} must open with its title")
+        lines = len((ROOT / "recipes" / f"{path.stem}.py").read_text(encoding="utf-8").splitlines())
+        markdown = (
+            f"{title}\n\n"
+            f'[:material-download: {path.stem}.py](files/{path.stem}.py){{ .md-button .recipe-file download="{path.stem}.py" }}\n\n'
+            f'??? abstract "The whole file, to copy ({lines} lines)"\n\n'
+            f'    ```python\n    --8<-- "recipes/{path.stem}.py"\n    ```\n'
+            f"{newline}{rest}"
+        )
+    return FENCE_OF_PROMPTS.sub(r"\g<indent>```pycon\n", markdown)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The notebook plugin writes 590 KB of style and script into each lab page; one small shared sheet serves all."""
+    if not page.file.src_uri.startswith("labs/") or not page.file.src_uri.endswith(".py"):
+        return output
+    head, body, rest = output.partition('<div class="jupyter-wrapper">')
+    if not body:
+        raise ValueError(f"{page.file.src_uri}: no notebook in the page; has mkdocs-jupyter changed its template?")
+    article, end, tail = rest.partition("</article>")
+    article = NOTEBOOK_SCRIPT.sub("", NOTEBOOK_STYLE.sub("", article))
+    return head + body + article + end + tail

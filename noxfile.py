@@ -1,0 +1,91 @@
+"""Maintainers' lanes. `nox -l` lists them; README's two commands need none of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "tests"]
+PYTHONS = ["3.11", "3.12", "3.13"]
+GROUPS = ["demo", "export", "legacy", "docs", "test"]
+
+
+def install_unlocked(session: nox.Session, *packages: str) -> None:
+    """Install the groups' packages beside a TensorFlow that the lock does not name."""
+    project = nox.project.load_toml("pyproject.toml")
+    names = [
+        n for group in GROUPS for n in nox.project.dependency_groups(project, group) if not n.startswith("tf-keras")
+    ]
+    session.install(*packages, *names)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Make requirements.txt anew from pyproject.toml: hashed, for Linux, macOS and Windows, Python 3.11 to 3.13."""
+    session.install("uv")
+    groups = [word for group in GROUPS for word in ("--group", group)]
+    session.run(
+        *["uv", "pip", "compile", "pyproject.toml", *groups],
+        *["--universal", "--python-version", "3.11", "--generate-hashes"],
+        *["--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command", "nox -s lock"],
+        *["--output-file", "requirements.txt", *session.posargs],
+    )
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff and mypy, as pre-commit runs them."""
+    session.install(*nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "dev"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The whole suite on the lock, on each Python, installed by plain pip as README says."""
+    session.install("pip")
+    session.run("python", "-m", "pip", "install", "--quiet", "-r", "requirements.txt")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python="3.11")
+def oldest(session: nox.Session) -> None:
+    """The suite on the oldest supported pair: TensorFlow 2.16 with the first Keras 3 it resolves to."""
+    install_unlocked(session, "tensorflow==2.16.2", "keras==3.3.3", "tf-keras==2.16.0")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python="3.12")
+def newest(session: nox.Session) -> None:
+    """The suite on the newest release candidate of TensorFlow and the Keras it brings."""
+    install_unlocked(session, "--pre", "tensorflow", "keras")
+    session.run("pytest", *session.posargs)
+
+
+def locked(session: nox.Session) -> None:
+    session.install("-r", "requirements.txt")
+
+
+@nox.session(python="3.12")
+def bench(session: nox.Session) -> None:
+    """Print ratios from interleaved runs and write docs/reference/benchmarks.json."""
+    locked(session)
+    session.run("python", "tests/benchmarks/bench.py", *session.posargs)
+
+
+@nox.session(python="3.12")
+def mutants(session: nox.Session) -> None:
+    """Break every phase argument and statistics update of every recipe, one at a time, and print the survivors."""
+    locked(session)
+    session.run("python", "tests/mutants/mutants.py", *session.posargs)
+
+
+@nox.session(python="3.12")
+def versions(session: nox.Session) -> None:
+    """Make or refresh the version matrix: all columns, or those named, e.g. `nox -s versions -- 2.0.0`."""
+    session.install("uv")
+    session.run("python", "tests/versions/runner.py", *session.posargs)
