@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"

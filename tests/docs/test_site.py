@@ -1,0 +1,233 @@
+"""The built site, looked at as a reader's browser sees it."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The strict build, from a cold cache, within the two minutes that README promises."""
+    folder = tmp_path_factory.mktemp("site")
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - started < 120
+    return folder
+
+
+class Links(HTMLParser):
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if given.get("id"):
+            self.anchors.add(str(given["id"]))
+        if tag == "a" and given.get("href"):
+            self.links.append(str(given["href"]))
+        if tag in {"script", "img", "iframe", "source", "video"} and given.get("src"):
+            self.loads.append(str(given["src"]))
+        if tag == "link" and given.get("rel") not in {"canonical", "prev", "next", "edit"} and given.get("href"):
+            self.loads.append(str(given["href"]))
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[str, Links]:
+    """Every built page by its path below the site, such as `recipes/export_inference_model/`."""
+    return {
+        page.parent.relative_to(site).as_posix().removeprefix(".") + "/": Links(page)
+        for page in site.rglob("index.html")
+    }
+
+
+def test_every_internal_link_and_anchor_leads_somewhere(site: Path, pages: dict[str, Links]) -> None:
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            target, anchor = urldefrag(urljoin(f"http://site/{path.lstrip('/')}", link))
+            if urlparse(target).netloc not in {"site", "127.0.0.1:8000"}:
+                continue
+            local = unquote(urlparse(target).path).lstrip("/")
+            file = site / local
+            if file.is_dir():
+                file = file / "index.html"
+            if not file.is_file():
+                broken.append(f"{path}: {link}")
+            elif anchor and file.suffix == ".html" and unquote(anchor) not in Links(file).anchors | {"__comments"}:
+                broken.append(f"{path}: {link} (no such anchor)")
+    assert not broken
+
+
+def test_nothing_is_loaded_from_another_origin(pages: dict[str, Links]) -> None:
+    foreign = {
+        url for page in pages.values() for url in page.loads if urlparse(url).netloc not in {"", "127.0.0.1:8000"}
+    }
+    assert not foreign
+
+
+def test_no_page_carries_the_notebook_plugins_half_megabyte(site: Path) -> None:
+    for page in site.rglob("index.html"):
+        # Figures of labs are inlined; without them a page is small.
+        text = re.sub(r"data:image/[^\"']+", "", page.read_text(encoding="utf-8"))
+        text = re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+        assert len(text) < 400_000, f"{page.relative_to(site)}: {len(text)} bytes"
+        assert "jp-mod-dark" not in text
+
+
+def test_every_recipe_can_be_downloaded_byte_for_byte(site: Path) -> None:
+    for recipe in (ROOT / "recipes").glob("*.py"):
+        assert (site / "recipes/files" / recipe.name).read_bytes() == recipe.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not binary or not driver:
+        if os.environ.get("PHASEBOOK_REQUIRE_BROWSER"):
+            pytest.fail("no chromium and chromedriver on PATH, and PHASEBOOK_REQUIRE_BROWSER is set")
+        pytest.skip("no chromium and chromedriver on PATH; Debian: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def at_width(browser: webdriver.Chrome, width: int) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    )
+
+
+def test_no_page_scrolls_sideways_on_a_phone(browser: webdriver.Chrome, address: str, pages: dict[str, Links]) -> None:
+    at_width(browser, 360)
+    wide = {}
+    for path in pages:
+        browser.get(address + path.lstrip("/"))
+        width = browser.execute_script("return document.documentElement.scrollWidth")
+        if width > 360:
+            wide[path] = width
+    assert not wide
+
+
+def test_pages_log_no_error_and_load_from_their_own_origin(
+    browser: webdriver.Chrome, address: str, pages: dict[str, Links]
+) -> None:
+    at_width(browser, 1280)
+    browser.get_log("browser")
+    for path in pages:
+        browser.get(address + path.lstrip("/"))
+        loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+        foreign = [url for url in loaded if not url.startswith((address, "data:", "blob:"))]
+        assert not foreign, f"{path} loads {foreign}"
+    errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert not errors
+
+
+def test_copying_an_example_copies_code_without_prompts_or_outputs(browser: webdriver.Chrome, address: str) -> None:
+    at_width(browser, 1280)
+    browser.get(address + "reference/who-decides-the-phase/")
+    block = browser.find_element(By.CSS_SELECTOR, ".language-pycon code")
+    copied = browser.execute_script(
+        "const e = arguments[0]; e.setAttribute('data-md-copying', ''); const t = e.innerText;"
+        "e.removeAttribute('data-md-copying'); return t",
+        block,
+    )
+    assert ">>>" in block.text and "'inference'" in block.text
+    assert ">>>" not in copied and "'inference'" not in copied
+    assert copied.strip().splitlines()[0] == "phase_of(lambda: model(x))"
+
+
+def test_code_can_be_read_without_javascript(site: Path) -> None:
+    text = (site / "recipes/export_inference_model/index.html").read_text(encoding="utf-8")
+    assert "<details" in text and "write_out" in re.sub(r"<[^>]+>", "", text)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(browser: webdriver.Chrome, address: str, scheme: str) -> None:
+    """WCAG 2.1, 1.4.3: body text has a contrast of at least 4.5 to 1, in both schemes."""
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    at_width(browser, 1280)
+    browser.get(address)
+    back, ink = browser.execute_script(
+        "return [getComputedStyle(document.body).backgroundColor,"
+        " getComputedStyle(document.querySelector('article p')).color]"
+    )
+
+    def luminance(colour: str, under: tuple[float, ...] = (0, 0, 0)) -> tuple[float, tuple[float, ...]]:
+        numbers = [float(n) for n in re.findall(r"[\d.]+", colour)]
+        alpha = numbers[3] if len(numbers) > 3 else 1.0
+        mixed = tuple(alpha * n + (1 - alpha) * u for n, u in zip(numbers[:3], under, strict=True))
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (n / 255 for n in mixed)]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2], mixed
+
+    ground, mixed = luminance(back)
+    text, _ = luminance(ink, mixed)
+    assert (max(ground, text) + 0.05) / (min(ground, text) + 0.05) >= 4.5
+    is_dark = ground < 0.2
+    assert is_dark == (scheme == "dark")
+
+
+def test_a_symptom_is_found_by_searching_for_its_words(browser: webdriver.Chrome, address: str) -> None:
+    at_width(browser, 1280)
+    browser.get(address)
+    box = browser.find_element(By.CSS_SELECTOR, "input.md-search__input")
+    browser.execute_script("document.querySelector('#__search').click()")
+    box.send_keys("set_learning_phase AttributeError")
+    deadline = time.monotonic() + 20
+    titles: list[str] = []
+    while not titles and time.monotonic() < deadline:
+        time.sleep(0.2)
+        titles = [e.text for e in browser.find_elements(By.CSS_SELECTOR, ".md-search-result__item a") if e.text]
+    assert any("set_learning_phase" in title for title in titles[:3]), titles[:3]

@@ -1,0 +1,1434 @@
+"""The probes behind the version matrix: small questions to the installed TensorFlow, each with one measured answer.
+
+    python probes.py --out answers.json [--keras tf_keras] [--facts ID ...] [--jobs 2]
+
+Plain Python that runs on 3.7 with TensorFlow 1.14 as on 3.13 with today's. A probe takes nothing and returns True, False,
+a number or a word; what it raises is recorded as its answer. Nothing here compares with an expected value.
+
+On Linux each task (the facts of one learning-phase setting, say) runs in a process forked before TensorFlow has executed
+anything, so that no probe sees what another one left behind. Elsewhere they share a process, the learning phase last.
+
+Keep in mind when reading a probe: every BatchNormalization starts from moving mean 0 and moving variance 1, the data have
+a mean near 5 and a standard deviation near 3, and Dense layers only add up. So an output tells which statistics made it.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+import platform
+import re
+import signal
+import sys
+import tempfile
+import time
+import traceback
+
+import numpy as np
+
+tf = None
+keras = None
+
+
+def load(flavour):
+    """Import TensorFlow and the Keras to be asked, and execute nothing yet: what is forked later must be able to."""
+    global tf, keras
+    import tensorflow
+
+    tf = tensorflow
+    if flavour == "tf_keras":
+        import tf_keras
+
+        keras = tf_keras
+    elif version_of(tf) >= (2, 16):
+        import keras as installed
+
+        keras = installed
+    else:
+        keras = tf.keras
+    # Lazily loaded modules are better loaded once here than in every child.
+    keras.layers.BatchNormalization
+    keras.applications.MobileNetV2
+
+
+def start():
+    """Make a process ready to answer: TensorFlow 1 with its documented switch to 2.x behaviour, and fixed seeds."""
+    if version_of(tf) < (2, 0):
+        tf.compat.v1.enable_v2_behavior()
+    np.random.seed(0)
+    tf.compat.v2.random.set_seed(0)
+    # Two logical CPUs for the probes of MirroredStrategy. Everything else runs on the first one.
+    config = tf.compat.v2.config.experimental
+    cpu = config.list_physical_devices("CPU")[0]
+    config.set_virtual_device_configuration(cpu, [config.VirtualDeviceConfiguration(), config.VirtualDeviceConfiguration()])
+
+
+def version_of(package):
+    return tuple(int(part) for part in re.match(r"(\d+)\.(\d+)", package.__version__).groups())
+
+
+# --- the register of facts ---------------------------------------------------------------------------------------------
+
+FACTS = {}  # id -> {"statement", "group", "probe", "task"}, in the order of the page
+
+
+def register(fact, group, statement, probe, task=None):
+    assert fact not in FACTS, fact
+    FACTS[fact] = {"statement": statement, "group": group, "probe": probe, "task": task or fact}
+
+
+def fact(name, group, statement, task=None):
+    def decorate(function):
+        register(name, group, statement, function, task)
+        return function
+
+    return decorate
+
+
+def line_of(name):
+    """The line of this file on which the probe behind a fact starts."""
+    probe = FACTS[name]["probe"]
+    while isinstance(probe, functools.partial):
+        probe = probe.func
+    return probe.__code__.co_firstlineno
+
+
+# --- what the probes are made of ---------------------------------------------------------------------------------------
+
+
+def data(shape=(8, 4)):
+    return np.random.RandomState(0).normal(5.0, 3.0, shape).astype("float32")
+
+
+def targets(x):
+    return np.zeros((len(x), 1), "float32")
+
+
+def is_keras_3():
+    return version_of(keras) >= (3, 0)
+
+
+def adder():
+    """A Dense layer that adds up its inputs: it hides no statistics and trains nothing that a probe asks about."""
+    return keras.layers.Dense(1, kernel_initializer="ones")
+
+
+def start_of_sequential(shape):
+    return keras.layers.Input(shape) if is_keras_3() else keras.layers.InputLayer(input_shape=shape)
+
+
+def compiled(model, rate=0.0):
+    """Compile with a learning rate of 0, so that only statistics can change."""
+    model.compile(optimizer=keras.optimizers.SGD(rate), loss="mse")
+    return model
+
+
+def fit(model, x, **kwargs):
+    return model.fit(x, targets(x), batch_size=len(x), epochs=1, verbose=0, **kwargs)
+
+
+def layer_statistics(bn):
+    """Moving mean and variance as arrays; a layer not built yet will start from 0 and 1."""
+    if not bn.built:
+        return np.zeros(4, "float32"), np.ones(4, "float32")
+    return np.array(bn.moving_mean.numpy()), np.array(bn.moving_variance.numpy())
+
+
+def moves_statistics(bn, action):
+    """Do the moving statistics change while `action` runs? One update moves the mean by about 0.05."""
+    before = layer_statistics(bn)
+    action()
+    after = layer_statistics(bn)
+    return any(not np.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(after, before))
+
+
+def normalised(x, mean, variance):
+    return (x - mean) / np.sqrt(variance + 1e-3)
+
+
+def batch_statistics(x):
+    axes = tuple(range(x.ndim - 1))
+    return x.mean(axis=axes), x.var(axis=axes)
+
+
+def which(value, if_batch, if_moving):
+    """True when `value` is what batch statistics give, False when it is what moving statistics give."""
+    value, if_batch, if_moving = (np.asarray(array, "float64") for array in (value, if_batch, if_moving))
+    near = [np.allclose(value, wanted, rtol=1e-3, atol=1e-2) for wanted in (if_batch, if_moving)]
+    if near == [True, False]:
+        return True
+    if near == [False, True]:
+        return False
+    raise ValueError("the output fits %s" % ("both statistics" if all(near) else "neither statistics"))
+
+
+def output_uses_batch_statistics(bn, x, action, head=True):
+    """Which statistics made the output of `action`: those of the batch (True) or the moving ones of before (False)?"""
+    moving = layer_statistics(bn)
+    out = action()
+    candidates = [normalised(x, *pair) for pair in (batch_statistics(x), moving)]
+    if head:
+        candidates = [array.sum(axis=-1, keepdims=True) for array in candidates]
+    return which(np.array(out), *candidates)
+
+
+def loss_uses_batch_statistics(x, loss, moving):
+    candidates = [normalised(x, *pair).sum(axis=-1) for pair in (batch_statistics(x), moving)]
+    return which(loss, *[(array**2).mean() for array in candidates])
+
+
+# --- the kinds of model ------------------------------------------------------------------------------------------------
+
+
+def functional():
+    bn = keras.layers.BatchNormalization()
+    inputs = keras.layers.Input((4,))
+    return keras.Model(inputs, adder()(bn(inputs))), bn
+
+
+def sequential():
+    bn = keras.layers.BatchNormalization()
+    return keras.Sequential([start_of_sequential((4,)), bn, adder()]), bn
+
+
+def subclass_arg():
+    class Net(keras.Model):
+        def __init__(self):
+            super(Net, self).__init__()
+            self.bn = keras.layers.BatchNormalization()
+            self.head = adder()
+
+        def call(self, inputs, training=None):
+            return self.head(self.bn(inputs, training=training))
+
+    model = Net()
+    return model, model.bn
+
+
+def subclass_arg_false():
+    class Net(keras.Model):
+        def __init__(self):
+            super(Net, self).__init__()
+            self.bn = keras.layers.BatchNormalization()
+            self.head = adder()
+
+        def call(self, inputs, training=False):
+            return self.head(self.bn(inputs, training=training))
+
+    model = Net()
+    return model, model.bn
+
+
+def subclass_arg_true():
+    class Net(keras.Model):
+        def __init__(self):
+            super(Net, self).__init__()
+            self.bn = keras.layers.BatchNormalization()
+            self.head = adder()
+
+        def call(self, inputs, training=True):
+            return self.head(self.bn(inputs, training=training))
+
+    model = Net()
+    return model, model.bn
+
+
+def subclass_no_arg():
+    class Net(keras.Model):
+        def __init__(self):
+            super(Net, self).__init__()
+            self.bn = keras.layers.BatchNormalization()
+            self.head = adder()
+
+        def call(self, inputs):
+            return self.head(self.bn(inputs))
+
+    model = Net()
+    return model, model.bn
+
+
+def subclass_kwargs():
+    class Net(keras.Model):
+        def __init__(self):
+            super(Net, self).__init__()
+            self.bn = keras.layers.BatchNormalization()
+            self.head = adder()
+
+        def call(self, inputs, **kwargs):
+            return self.head(self.bn(inputs, **kwargs))
+
+    model = Net()
+    return model, model.bn
+
+
+def custom_layer_no_arg():
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super(Block, self).__init__()
+            self.bn = keras.layers.BatchNormalization()
+
+        def call(self, inputs):
+            return self.bn(inputs)
+
+    block = Block()
+    inputs = keras.layers.Input((4,))
+    return keras.Model(inputs, adder()(block(inputs))), block.bn
+
+
+def nested():
+    bn = keras.layers.BatchNormalization()
+    inner_inputs = keras.layers.Input((4,))
+    inner = keras.Model(inner_inputs, bn(inner_inputs))
+    inputs = keras.layers.Input((4,))
+    return keras.Model(inputs, adder()(inner(inputs))), bn
+
+
+def sequential_of_subclass_no_arg():
+    class Net(keras.Model):
+        def __init__(self):
+            super(Net, self).__init__()
+            self.bn = keras.layers.BatchNormalization()
+
+        def call(self, inputs):
+            return self.bn(inputs)
+
+    net = Net()
+    return keras.Sequential([start_of_sequential((4,)), net, adder()]), net.bn
+
+
+KINDS = {
+    "functional": (functional, "a Functional model"),
+    "sequential": (sequential, "a Sequential model"),
+    "subclass_arg": (subclass_arg, "a subclass with call(x, training=None)"),
+    "subclass_arg_false": (subclass_arg_false, "a subclass with call(x, training=False)"),
+    "subclass_arg_true": (subclass_arg_true, "a subclass with call(x, training=True)"),
+    "subclass_no_arg": (subclass_no_arg, "a subclass with call(x)"),
+    "subclass_kwargs": (subclass_kwargs, "a subclass with call(x, **kwargs)"),
+    "custom_layer_no_arg": (custom_layer_no_arg, "a custom layer with call(x) in a Functional model"),
+    "nested": (nested, "a Functional model inside a Functional model"),
+    "sequential_of_subclass_no_arg": (sequential_of_subclass_no_arg, "a subclass with call(x) inside a Sequential model"),
+}
+
+
+# --- routes: which of them update the moving statistics? ---------------------------------------------------------------
+
+
+def eager_default(model, x):
+    model(tf.constant(x))
+
+
+def eager_training_true(model, x):
+    model(tf.constant(x), training=True)
+
+
+def eager_training_false(model, x):
+    model(tf.constant(x), training=False)
+
+
+def tffunction_default(model, x):
+    @tf.function
+    def step(batch):
+        return model(batch)
+
+    step(tf.constant(x))
+
+
+def tffunction_training_true(model, x):
+    @tf.function
+    def step(batch):
+        return model(batch, training=True)
+
+    step(tf.constant(x))
+
+
+def by_fit(model, x):
+    fit(compiled(model), x)
+
+
+def by_train_on_batch(model, x):
+    compiled(model).train_on_batch(x, targets(x))
+
+
+def by_evaluate(model, x):
+    compiled(model).evaluate(x, targets(x), batch_size=len(x), verbose=0)
+
+
+def by_predict(model, x):
+    model.predict(x, batch_size=len(x))
+
+
+ROUTES = {
+    "eager_default": (eager_default, "m(x), eager,"),
+    "eager_training_true": (eager_training_true, "m(x, training=True), eager,"),
+    "eager_training_false": (eager_training_false, "m(x, training=False), eager,"),
+    "tffunction_default": (tffunction_default, "m(x) in a tf.function"),
+    "tffunction_training_true": (tffunction_training_true, "m(x, training=True) in a tf.function"),
+    "fit": (by_fit, "fit"),
+    "train_on_batch": (by_train_on_batch, "train_on_batch"),
+    "evaluate": (by_evaluate, "evaluate"),
+    "predict": (by_predict, "predict"),
+}
+
+
+def route_moves_statistics(kind, route):
+    model, bn = KINDS[kind][0]()
+    return moves_statistics(bn, lambda: ROUTES[route][0](model, data()))
+
+
+for kind, (_, kind_text) in KINDS.items():
+    for route, (_, route_text) in ROUTES.items():
+        register(
+            "%s/%s" % (kind, route),
+            "Who moves the statistics: " + kind_text,
+            "%s moves the moving statistics of %s." % (route_text, kind_text),
+            functools.partial(route_moves_statistics, kind, route),
+            task=kind + "/routes",
+        )
+
+
+# --- the learning phase, set to 1 before or after the model is built ---------------------------------------------------
+
+
+def lp1_eager_default_updates(model, bn, x):
+    return moves_statistics(bn, lambda: eager_default(model, x))
+
+
+def lp1_tffunction_default_updates(model, bn, x):
+    return moves_statistics(bn, lambda: tffunction_default(model, x))
+
+
+def lp1_fit_updates(model, bn, x):
+    return moves_statistics(bn, lambda: by_fit(model, x))
+
+
+def lp1_predict_uses_batch_stats(model, bn, x):
+    return output_uses_batch_statistics(bn, x, lambda: model.predict(x, batch_size=len(x)))
+
+
+def lp1_predict_on_batch_uses_batch_stats(model, bn, x):
+    return output_uses_batch_statistics(bn, x, lambda: model.predict_on_batch(x))
+
+
+def lp1_evaluate_uses_batch_stats(model, bn, x):
+    compiled(model)
+    moving = layer_statistics(bn)
+    return loss_uses_batch_statistics(x, model.evaluate(x, targets(x), batch_size=len(x), verbose=0), moving)
+
+
+def lp1_fit_validation_uses_batch_stats(model, bn, x):
+    compiled(model)
+    history = fit(model, x, validation_data=(x, targets(x))).history
+    # After the one update of the epoch: what validation should have used.
+    return loss_uses_batch_statistics(x, history["val_loss"][0], layer_statistics(bn))
+
+
+def lp1_explicit_false_wins(model, bn, x):
+    return not output_uses_batch_statistics(bn, x, lambda: model(tf.constant(x), training=False))
+
+
+WHAT = {
+    "eager_default_updates": (lp1_eager_default_updates, "m(x), eager, moves the statistics of %s"),
+    "tffunction_default_updates": (lp1_tffunction_default_updates, "m(x) in a tf.function moves the statistics of %s"),
+    "fit_updates": (lp1_fit_updates, "fit moves the statistics of %s"),
+    "predict_uses_batch_stats": (lp1_predict_uses_batch_stats, "predict on %s normalises with batch statistics"),
+    "predict_on_batch_uses_batch_stats": (
+        lp1_predict_on_batch_uses_batch_stats,
+        "predict_on_batch on %s normalises with batch statistics",
+    ),
+    "evaluate_uses_batch_stats": (lp1_evaluate_uses_batch_stats, "evaluate on %s normalises with batch statistics"),
+    "fit_validation_uses_batch_stats": (
+        lp1_fit_validation_uses_batch_stats,
+        "the validation inside fit on %s normalises with batch statistics",
+    ),
+    "explicit_false_wins": (lp1_explicit_false_wins, "m(x, training=False) on %s still means inference"),
+}
+
+ready_for_after = {}  # kind -> models built while the phase was not set, one for each question
+
+
+def learning_phase_1(kind, when, what):
+    set_phase = keras.backend.set_learning_phase
+    x = data()
+    if when == "before":
+        set_phase(1)
+        model, bn = KINDS[kind][0]()
+    else:
+        if kind not in ready_for_after:
+            ready_for_after[kind] = []
+            for _ in WHAT:
+                model, bn = KINDS[kind][0]()
+                model(tf.constant(x))
+                ready_for_after[kind].append((model, bn))
+        set_phase(1)
+        model, bn = ready_for_after[kind].pop()
+    return WHAT[what][0](model, bn, x)
+
+
+for when in ("before", "after"):
+    for kind, (_, kind_text) in KINDS.items():
+        for what, (_, what_text) in WHAT.items():
+            register(
+                "%s/lp1_%s_build/%s" % (kind, when, what),
+                "Learning phase 1 set %s building: %s" % (when, kind_text),
+                "After set_learning_phase(1) %s building, %s." % (when, what_text % kind_text),
+                functools.partial(learning_phase_1, kind, when, what),
+                task="%s/lp1_%s_build" % (kind, when),
+            )
+
+
+# --- a phase recorded while building a Functional graph ----------------------------------------------------------------
+
+GROUP = "A phase recorded in a Functional graph"
+
+
+def recorded(training):
+    bn = keras.layers.BatchNormalization()
+    inputs = keras.layers.Input((4,))
+    return keras.Model(inputs, adder()(bn(inputs, training=training))), bn
+
+
+def recorded_base(training):
+    """The form of the transfer-learning guide: the phase is recorded on a whole base model."""
+    bn = keras.layers.BatchNormalization()
+    inner_inputs = keras.layers.Input((4,))
+    base = keras.Model(inner_inputs, bn(inner_inputs))
+    inputs = keras.layers.Input((4,))
+    return keras.Model(inputs, adder()(base(inputs, training=training))), bn
+
+
+@fact("built_training_false_fit_updates", GROUP, "fit moves the statistics of bn(x, training=False).")
+def built_training_false_fit_updates():
+    model, bn = recorded(False)
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+@fact("built_base_training_false_fit_updates", GROUP, "fit moves the statistics inside base(x, training=False).")
+def built_base_training_false_fit_updates():
+    model, bn = recorded_base(False)
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+@fact(
+    "built_training_false_explicit_true_updates",
+    GROUP,
+    "m(x, training=True) moves the statistics of bn(x, training=False).",
+)
+def built_training_false_explicit_true_updates():
+    model, bn = recorded(False)
+    return moves_statistics(bn, lambda: eager_training_true(model, data()))
+
+
+@fact(
+    "built_training_false_reloaded_fit_updates",
+    GROUP,
+    "After saving to h5 and loading, fit moves the statistics of bn(x, training=False).",
+)
+def built_training_false_reloaded_fit_updates():
+    model, _ = recorded(False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.h5")
+        compiled(model).save(path)
+        model = keras.models.load_model(path, compile=False)
+    bn = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)][0]
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+@fact(
+    "built_training_false_cloned_fit_updates",
+    GROUP,
+    "After clone_model, fit moves the statistics of bn(x, training=False).",
+)
+def built_training_false_cloned_fit_updates():
+    model = keras.models.clone_model(recorded(False)[0])
+    bn = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)][0]
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+@fact(
+    "built_training_true_predict_uses_batch_stats",
+    GROUP,
+    "predict normalises bn(x, training=True) with batch statistics.",
+)
+def built_training_true_predict_uses_batch_stats():
+    model, bn = recorded(True)
+    x = data()
+    return output_uses_batch_statistics(bn, x, lambda: model.predict(x, batch_size=len(x)))
+
+
+@fact(
+    "built_training_true_default_call_uses_batch_stats",
+    GROUP,
+    "m(x) normalises bn(x, training=True) with batch statistics.",
+)
+def built_training_true_default_call_uses_batch_stats():
+    model, bn = recorded(True)
+    x = data()
+    return output_uses_batch_statistics(bn, x, lambda: model(tf.constant(x)))
+
+
+@fact(
+    "built_training_true_explicit_false_uses_batch_stats",
+    GROUP,
+    "m(x, training=False) normalises bn(x, training=True) with batch statistics.",
+)
+def built_training_true_explicit_false_uses_batch_stats():
+    model, bn = recorded(True)
+    x = data()
+    return output_uses_batch_statistics(bn, x, lambda: model(tf.constant(x), training=False))
+
+
+@fact(
+    "built_training_true_dropout_predict_active",
+    GROUP,
+    "Dropout(0.5)(x, training=True) drops in predict.",
+)
+def built_training_true_dropout_predict_active():
+    inputs = keras.layers.Input((64,))
+    model = keras.Model(inputs, keras.layers.Dropout(0.5)(inputs, training=True))
+    return bool((model.predict(np.ones((4, 64), "float32")) == 0).any())
+
+
+# --- trainable ---------------------------------------------------------------------------------------------------------
+
+GROUP = "trainable and compile"
+
+
+@fact(
+    "bn_trainable_false_uses_batch_stats",
+    GROUP,
+    "bn(x, training=True) with bn.trainable = False normalises with batch statistics.",
+)
+def bn_trainable_false_uses_batch_stats():
+    bn = keras.layers.BatchNormalization()
+    bn.trainable = False
+    x = data()
+    return output_uses_batch_statistics(bn, x, lambda: bn(tf.constant(x), training=True), head=False)
+
+
+@fact(
+    "bn_trainable_false_fit_updates",
+    GROUP,
+    "fit moves the statistics of a BatchNormalization frozen before compile.",
+)
+def bn_trainable_false_fit_updates():
+    model, bn = functional()
+    bn.trainable = False
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+@fact(
+    "model_trainable_false_updates",
+    GROUP,
+    "m(x, training=True) with m.trainable = False moves the statistics.",
+)
+def model_trainable_false_updates():
+    model, bn = functional()
+    model.trainable = False
+    return moves_statistics(bn, lambda: eager_training_true(model, data()))
+
+
+@fact(
+    "model_trainable_false_fit_updates",
+    GROUP,
+    "fit moves the statistics inside a base model frozen before compile.",
+)
+def model_trainable_false_fit_updates():
+    model, bn = nested()
+    [layer for layer in model.layers if isinstance(layer, keras.Model)][0].trainable = False
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+@fact(
+    "frozen_after_compile_before_fit_updates",
+    GROUP,
+    "bn.trainable = False between compile and the first fit: fit moves the statistics.",
+)
+def frozen_after_compile_before_fit_updates():
+    model, bn = functional()
+    compiled(model)
+    bn.trainable = False
+    return moves_statistics(bn, lambda: fit(model, data()))
+
+
+@fact(
+    "frozen_after_fit_updates",
+    GROUP,
+    "bn.trainable = False between two fits, without compile: the second fit moves the statistics.",
+)
+def frozen_after_fit_updates():
+    model, bn = functional()
+    by_fit(model, data())
+    bn.trainable = False
+    return moves_statistics(bn, lambda: fit(model, data()))
+
+
+@fact(
+    "frozen_after_fit_recompiled_updates",
+    GROUP,
+    "bn.trainable = False between two fits, with compile: the second fit moves the statistics.",
+)
+def frozen_after_fit_recompiled_updates():
+    model, bn = functional()
+    by_fit(model, data())
+    bn.trainable = False
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+def frozen_dense_trains(fit_first):
+    model, _ = functional()
+    compiled(model, rate=0.01)
+    if fit_first:
+        fit(model, data())
+    dense = model.layers[-1]
+    dense.trainable = False
+    before = dense.get_weights()
+    fit(model, data())
+    return any(not np.array_equal(a, b) for a, b in zip(before, dense.get_weights()))
+
+
+@fact(
+    "frozen_dense_after_compile_trains",
+    GROUP,
+    "dense.trainable = False between compile and the first fit: fit trains it all the same.",
+)
+def frozen_dense_after_compile_trains():
+    return frozen_dense_trains(fit_first=False)
+
+
+@fact(
+    "frozen_dense_after_fit_trains",
+    GROUP,
+    "dense.trainable = False between two fits, without compile: the second fit trains it all the same.",
+)
+def frozen_dense_after_fit_trains():
+    return frozen_dense_trains(fit_first=True)
+
+
+@fact(
+    "tensor_training_works",
+    GROUP,
+    "m(x, training=t) with a boolean tensor t in a tf.function moves the statistics when t is true.",
+)
+def tensor_training_works():
+    model, bn = functional()
+
+    @tf.function
+    def step(batch, training):
+        return model(batch, training=training)
+
+    return moves_statistics(bn, lambda: step(tf.constant(data()), tf.constant(True)))
+
+
+# --- GAN ---------------------------------------------------------------------------------------------------------------
+
+GROUP = "The classic GAN recipe"
+
+
+def gan():
+    """Compile D, set D.trainable = False, compile G+D: as every older tutorial has it."""
+    bn = keras.layers.BatchNormalization()
+    discriminator = keras.Sequential([start_of_sequential((4,)), bn, keras.layers.Dense(1)])
+    compiled(discriminator, rate=0.1)
+    discriminator.trainable = False
+    noise = keras.layers.Input((2,))
+    model = keras.Model(noise, discriminator(keras.layers.Dense(4)(noise)))
+    compiled(model, rate=0.1)
+    return discriminator, bn, model
+
+
+def kernel_changes(layer, action):
+    before = layer.get_weights()[0]
+    action()
+    return not np.array_equal(before, layer.get_weights()[0])
+
+
+@fact(
+    "gan_discriminator_learns",
+    GROUP,
+    "Compile D, freeze D, compile GAN: D.train_on_batch still trains D.",
+)
+def gan_discriminator_learns():
+    discriminator, _, _ = gan()
+    return kernel_changes(
+        discriminator.layers[-1], lambda: discriminator.train_on_batch(data(), np.ones((8, 1), "float32"))
+    )
+
+
+@fact(
+    "gan_discriminator_statistics_move",
+    GROUP,
+    "Compile D, freeze D, compile GAN: D.train_on_batch moves D's statistics.",
+)
+def gan_discriminator_statistics_move():
+    discriminator, bn, _ = gan()
+    return moves_statistics(bn, lambda: discriminator.train_on_batch(data(), np.ones((8, 1), "float32")))
+
+
+@fact(
+    "gan_generator_step_trains_discriminator",
+    GROUP,
+    "Compile D, freeze D, compile GAN: GAN.train_on_batch trains D as well.",
+)
+def gan_generator_step_trains_discriminator():
+    discriminator, _, model = gan()
+    return kernel_changes(
+        discriminator.layers[-1], lambda: model.train_on_batch(data((8, 2)), np.ones((8, 1), "float32"))
+    )
+
+
+@fact(
+    "gan_generator_step_moves_discriminator_statistics",
+    GROUP,
+    "Compile D, freeze D, compile GAN: GAN.train_on_batch moves D's statistics.",
+)
+def gan_generator_step_moves_discriminator_statistics():
+    _, bn, model = gan()
+    return moves_statistics(bn, lambda: model.train_on_batch(data((8, 2)), np.ones((8, 1), "float32")))
+
+
+# --- defaults of layers called alone -----------------------------------------------------------------------------------
+
+GROUP = "Layers called without a phase"
+
+
+def changes_its_input(layer, x):
+    return not np.allclose(np.array(layer(tf.constant(x))), x, rtol=0, atol=1e-6)
+
+
+@fact("dropout_default_active", GROUP, "Dropout(0.5)(x) called without a phase drops.")
+def dropout_default_active():
+    return changes_its_input(keras.layers.Dropout(0.5), np.ones((4, 64), "float32"))
+
+
+@fact("gaussian_noise_default_active", GROUP, "GaussianNoise(1.0)(x) called without a phase adds noise.")
+def gaussian_noise_default_active():
+    return changes_its_input(keras.layers.GaussianNoise(1.0), np.ones((4, 64), "float32"))
+
+
+@fact("lstm_dropout_default_active", GROUP, "LSTM(dropout=0.5)(x) called twice without a phase gives two results.")
+def lstm_dropout_default_active():
+    layer = keras.layers.LSTM(8, dropout=0.5)
+    x = tf.constant(data((4, 6, 16)))
+    return not np.allclose(np.array(layer(x)), np.array(layer(x)), rtol=0, atol=1e-6)
+
+
+@fact("lstm_dropout_training_varies", GROUP, "LSTM(dropout=0.5)(x, training=True) called twice gives two results.")
+def lstm_dropout_training_varies():
+    layer = keras.layers.LSTM(8, dropout=0.5)
+    x = tf.constant(data((4, 6, 16)))
+    first, second = (np.array(layer(x, training=True)) for _ in range(2))
+    return not np.allclose(first, second, rtol=0, atol=1e-6)
+
+
+def preprocessing(name):
+    """The class of a preprocessing layer: an experimental one in TensorFlow 2.3 to 2.5."""
+    if hasattr(keras.layers, name):
+        return getattr(keras.layers, name)
+    return getattr(keras.layers.experimental.preprocessing, name)
+
+
+@fact("random_flip_default_active", GROUP, 'RandomFlip("horizontal")(x) called without a phase flips.')
+def random_flip_default_active():
+    # Sixty-four images, each flipped with probability 1/2: all unflipped by chance once in 2**64.
+    return changes_its_input(preprocessing("RandomFlip")("horizontal"), data((64, 4, 4, 3)))
+
+
+def in_front_of_batch_normalization(layer):
+    bn = keras.layers.BatchNormalization()
+    inputs = keras.layers.Input((4, 4, 4))
+    return keras.Model(inputs, bn(layer(inputs))), bn
+
+
+def leak(name, *args):
+    model, bn = in_front_of_batch_normalization(preprocessing(name)(*args))
+    return moves_statistics(bn, lambda: eager_default(model, data((8, 4, 4, 4))))
+
+
+@fact("rescaling_leaks_training", GROUP, "Rescaling in front of BatchNormalization: m(x) moves the statistics.")
+def rescaling_leaks_training():
+    return leak("Rescaling", 1.0)
+
+
+@fact("resizing_leaks_training", GROUP, "Resizing in front of BatchNormalization: m(x) moves the statistics.")
+def resizing_leaks_training():
+    return leak("Resizing", 4, 4)
+
+
+@fact("center_crop_leaks_training", GROUP, "CenterCrop in front of BatchNormalization: m(x) moves the statistics.")
+def center_crop_leaks_training():
+    return leak("CenterCrop", 4, 4)
+
+
+@fact("random_flip_leaks_training", GROUP, "RandomFlip in front of BatchNormalization: m(x) moves the statistics.")
+def random_flip_leaks_training():
+    return leak("RandomFlip", "horizontal")
+
+
+@fact(
+    "forced_dropout_subclass_predict_varies",
+    GROUP,
+    "A Dropout subclass that passes training=True to super().call gives two results in two calls of predict.",
+)
+def forced_dropout_subclass_predict_varies():
+    class Always(keras.layers.Dropout):
+        def call(self, inputs, training=None):
+            return super(Always, self).call(inputs, training=True)
+
+    inputs = keras.layers.Input((64,))
+    model = keras.Model(inputs, Always(0.5)(inputs))
+    x = np.ones((4, 64), "float32")
+    return not np.array_equal(model.predict(x), model.predict(x))
+
+
+# --- what BatchNormalization computes ----------------------------------------------------------------------------------
+
+GROUP = "What BatchNormalization computes"
+
+
+def variance_estimator(x):
+    bn = keras.layers.BatchNormalization()
+    bn(tf.constant(x), training=True)
+    momentum = float(bn.momentum)
+    used = (np.array(bn.moving_variance.numpy(), "float64") - momentum) / (1 - momentum)
+    count = x.size // x.shape[-1]
+    biased = batch_statistics(x.astype("float64"))[1]
+    candidates = {"biased": biased, "unbiased": biased * count / (count - 1)}
+    near = [name for name, value in candidates.items() if np.allclose(used, value, rtol=2e-3)]
+    if len(near) != 1:
+        raise ValueError("the moving variance fits %s estimators" % len(near))
+    return near[0]
+
+
+@fact("moving_variance_2d", GROUP, "The estimator behind the moving variance of a 2-D input (batch, channels).")
+def moving_variance_2d():
+    return variance_estimator(data((8, 4)))
+
+
+@fact("moving_variance_4d", GROUP, "The estimator behind the moving variance of a 4-D input (images).")
+def moving_variance_4d():
+    return variance_estimator(data((4, 2, 2, 4)))
+
+
+@fact("bn_momentum", GROUP, "The default momentum of BatchNormalization.")
+def bn_momentum():
+    return float(keras.layers.BatchNormalization().momentum)
+
+
+@fact("bn_epsilon", GROUP, "The default epsilon of BatchNormalization.")
+def bn_epsilon():
+    return float(keras.layers.BatchNormalization().epsilon)
+
+
+@fact("mbv2_momentum", GROUP, "The momentum of every BatchNormalization in keras.applications.MobileNetV2.")
+def mbv2_momentum():
+    model = keras.applications.MobileNetV2(input_shape=(32, 32, 3), alpha=0.35, include_top=False, weights=None)
+    found = {float(layer.momentum) for layer in model.layers if "BatchNorm" in type(layer).__name__}
+    if len(found) != 1:
+        raise ValueError("the layers have different momenta: %s" % sorted(found))
+    return found.pop()
+
+
+def count_updates(bn, action):
+    """How many updates did `action` make? The data are constant 5, so n updates leave 5 * (1 - momentum**n)."""
+    action()
+    left = 1 - float(np.array(bn.moving_mean.numpy()).mean()) / 5
+    count = round(math.log(left) / math.log(float(bn.momentum)), 2)
+    return int(count) if count == int(count) else count
+
+
+def time_distributed():
+    bn = keras.layers.BatchNormalization()
+    inputs = keras.layers.Input((3, 4))
+    return keras.Model(inputs, keras.layers.TimeDistributed(bn)(inputs)), bn
+
+
+@fact(
+    "time_distributed_fit_update_count",
+    GROUP,
+    "Updates that one step of fit makes to TimeDistributed(BatchNormalization) on three time steps.",
+)
+def time_distributed_fit_update_count():
+    model, bn = time_distributed()
+    x = np.full((8, 3, 4), 5, "float32")
+    return count_updates(bn, lambda: compiled(model).fit(x, x, batch_size=8, verbose=0))
+
+
+@fact(
+    "time_distributed_call_update_count",
+    GROUP,
+    "Updates that m(x, training=True) makes to TimeDistributed(BatchNormalization) on three time steps.",
+)
+def time_distributed_call_update_count():
+    model, bn = time_distributed()
+    return count_updates(bn, lambda: eager_training_true(model, np.full((8, 3, 4), 5, "float32")))
+
+
+@fact(
+    "shared_bn_fit_update_count",
+    GROUP,
+    "Updates that one step of fit makes to a BatchNormalization called on two branches.",
+)
+def shared_bn_fit_update_count():
+    bn = keras.layers.BatchNormalization()
+    inputs = keras.layers.Input((4,))
+    model = keras.Model(inputs, keras.layers.Concatenate()([bn(inputs), bn(inputs)]))
+    x = np.full((8, 4), 5, "float32")
+    y = np.zeros((8, 8), "float32")
+    return count_updates(bn, lambda: compiled(model).fit(x, y, batch_size=8, verbose=0))
+
+
+@fact("masked_bn_ignores_padding", GROUP, "A mask keeps padded time steps out of the moving statistics.")
+def masked_bn_ignores_padding():
+    bn = keras.layers.BatchNormalization()
+    inputs = keras.layers.Input((4, 3))
+    model = keras.Model(inputs, bn(keras.layers.Masking()(inputs)))
+    x = np.zeros((2, 4, 3), "float32")
+    x[:, :2] = 5
+    eager_training_true(model, x)
+    mean = float(np.array(bn.moving_mean.numpy()).mean()) / (1 - float(bn.momentum))
+    if not (abs(mean - 5) < 0.05 or abs(mean - 2.5) < 0.05):
+        raise ValueError("the batch mean was %.2f, neither of the valid steps nor of all" % mean)
+    return abs(mean - 5) < 0.05
+
+
+@fact(
+    "lambda_closure_bn_tracked",
+    GROUP,
+    "A BatchNormalization used inside a Lambda is in model.weights.",
+)
+def lambda_closure_bn_tracked():
+    bn = keras.layers.BatchNormalization()
+    bn(tf.constant(data()), training=False)
+    inputs = keras.layers.Input((4,))
+    model = keras.Model(inputs, adder()(keras.layers.Lambda(lambda tensor: bn(tensor))(inputs)))
+    return any(weight is bn.moving_mean for weight in model.weights)
+
+
+# --- saving ------------------------------------------------------------------------------------------------------------
+
+GROUP = "Are the moving statistics kept?"
+
+
+def known_statistics(bn, offset=0.0):
+    bn.moving_mean.assign(np.arange(1, 5, dtype="float32") + offset)
+    bn.moving_variance.assign(np.arange(2, 6, dtype="float32") + offset)
+
+
+def has_known_statistics(bn, offset=0.0):
+    mean, variance = layer_statistics(bn)
+    return bool(np.allclose(mean, np.arange(1, 5) + offset) and np.allclose(variance, np.arange(2, 6) + offset))
+
+
+def batch_normalization_of(model):
+    found = [layer for layer in model.layers if "BatchNorm" in type(layer).__name__]
+    if len(found) != 1:
+        raise ValueError("%s BatchNormalization layers found in the loaded model" % len(found))
+    return found[0]
+
+
+def kept(file, save, load_back):
+    model, bn = functional()
+    known_statistics(bn)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, file)
+        save(model, path)
+        return has_known_statistics(load_back(path))
+
+
+def kept_by_weights(file):
+    def load_back(path):
+        model, bn = functional()
+        model.load_weights(path)
+        return bn
+
+    return kept(file, lambda model, path: model.save_weights(path), load_back)
+
+
+def kept_by_model(file, **kwargs):
+    def load_back(path):
+        return batch_normalization_of(keras.models.load_model(path, compile=False))
+
+    return kept(file, lambda model, path: model.save(path, **kwargs), load_back)
+
+
+@fact("weights_h5_keeps_statistics", GROUP, 'save_weights("x.weights.h5") and load_weights keep the statistics.')
+def weights_h5_keeps_statistics():
+    return kept_by_weights("model.weights.h5")
+
+
+@fact("weights_checkpoint_keeps_statistics", GROUP, "tf.train.Checkpoint(model=model) keeps the statistics.")
+def weights_checkpoint_keeps_statistics():
+    def load_back(path):
+        model, bn = functional()
+        tf.train.Checkpoint(model=model).restore(path + "-1")
+        return bn
+
+    return kept("checkpoint", lambda model, path: tf.train.Checkpoint(model=model).save(path), load_back)
+
+
+@fact("keras_file_keeps_statistics", GROUP, 'save("x.keras") and load_model keep the statistics.')
+def keras_file_keeps_statistics():
+    return kept_by_model("model.keras")
+
+
+@fact("h5_file_keeps_statistics", GROUP, 'save("x.h5") and load_model keep the statistics.')
+def h5_file_keeps_statistics():
+    return kept_by_model("model.h5")
+
+
+@fact("savedmodel_keeps_statistics", GROUP, 'save("folder", save_format="tf") and load_model keep the statistics.')
+def savedmodel_keeps_statistics():
+    return kept_by_model("model", save_format="tf")
+
+
+@fact("clone_model_keeps_statistics", GROUP, "clone_model keeps the statistics.")
+def clone_model_keeps_statistics():
+    model, bn = functional()
+    known_statistics(bn)
+    return has_known_statistics(batch_normalization_of(keras.models.clone_model(model)))
+
+
+@fact(
+    "h5_weights_of_frozen_base_load_right",
+    GROUP,
+    "Weights saved to h5 with a frozen base model land in the right place when loaded into an unfrozen one.",
+)
+def h5_weights_of_frozen_base_load_right():
+    def two():
+        first, second = keras.layers.BatchNormalization(), keras.layers.BatchNormalization()
+        inner_inputs = keras.layers.Input((4,))
+        base = keras.Model(inner_inputs, second(first(inner_inputs)))
+        inputs = keras.layers.Input((4,))
+        return keras.Model(inputs, adder()(base(inputs))), base, first, second
+
+    model, base, first, second = two()
+    known_statistics(first)
+    known_statistics(second, offset=10.0)
+    base.trainable = False
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.weights.h5")
+        model.save_weights(path)
+        other, _, first, second = two()
+        other.load_weights(path)
+    return has_known_statistics(first) and has_known_statistics(second, offset=10.0)
+
+
+# --- export ------------------------------------------------------------------------------------------------------------
+
+GROUP = "What an exported graph serves"
+
+
+def own_exporter(model, folder):
+    if hasattr(model, "export"):
+        model.export(folder)
+    else:
+        tf.saved_model.save(model, folder)
+
+
+def serves_batch_statistics(save, build, phase=None, head=True):
+    if phase is not None:
+        keras.backend.set_learning_phase(phase)
+    model, bn = build()
+    x = data((8,) + tuple(model.input_shape[1:]))
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, folder)
+        loaded = tf.compat.v2.saved_model.load(folder)
+        serve = loaded.signatures["serving_default"]
+        name = list(serve.structured_input_signature[1])[0]
+        return output_uses_batch_statistics(
+            bn, x, lambda: list(serve(**{name: tf.constant(x)}).values())[0].numpy(), head=head
+        )
+
+
+@fact(
+    "savedmodel_serving_uses_batch_stats",
+    GROUP,
+    "The SavedModel of the model's own exporter (Model.export, tf.saved_model.save before 2.13) serves batch statistics.",
+)
+def savedmodel_serving_uses_batch_stats():
+    return serves_batch_statistics(own_exporter, functional)
+
+
+@fact(
+    "savedmodel_serving_uses_batch_stats_lp1",
+    GROUP,
+    "With learning phase 1, the SavedModel of the model's own exporter serves batch statistics.",
+)
+def savedmodel_serving_uses_batch_stats_lp1():
+    return serves_batch_statistics(own_exporter, functional, phase=1)
+
+
+@fact("tf_saved_model_save_uses_batch_stats", GROUP, "tf.saved_model.save writes a SavedModel that serves batch statistics.")
+def tf_saved_model_save_uses_batch_stats():
+    return serves_batch_statistics(lambda model, folder: tf.saved_model.save(model, folder), functional)
+
+
+@fact(
+    "tf_saved_model_save_uses_batch_stats_lp1",
+    GROUP,
+    "With learning phase 1, tf.saved_model.save writes a SavedModel that serves batch statistics.",
+)
+def tf_saved_model_save_uses_batch_stats_lp1():
+    return serves_batch_statistics(lambda model, folder: tf.saved_model.save(model, folder), functional, phase=1)
+
+
+@fact(
+    "resizing_serving_uses_batch_stats",
+    GROUP,
+    "Resizing in front of BatchNormalization: the model's own exporter writes a SavedModel that serves batch statistics.",
+)
+def resizing_serving_uses_batch_stats():
+    return serves_batch_statistics(
+        own_exporter, lambda: in_front_of_batch_normalization(preprocessing("Resizing")(4, 4)), head=False
+    )
+
+
+# --- distribution ------------------------------------------------------------------------------------------------------
+
+GROUP = "Two replicas under MirroredStrategy"
+
+
+def mirrored(index, **kwargs):
+    """One step on two replicas fed different halves; say whose mean (index 0) or variance (index 1) was recorded."""
+    sign = np.array([[1], [-1]] * 4, "float32") * np.ones((1, 4), "float32")
+    halves = np.stack([2 + sign, 6 + 2 * sign])
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    with strategy.scope():
+        bn = keras.layers.BatchNormalization(**kwargs)
+        bn.build((None, 4))
+
+    def replica_step():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return bn(tf.gather(tf.constant(halves), replica), training=True)
+
+    @tf.function
+    def step():
+        return (strategy.run if hasattr(strategy, "run") else strategy.experimental_run_v2)(replica_step)
+
+    step()
+    variable = (bn.moving_mean, bn.moving_variance)[index]
+    variable = variable.value if is_keras_3() else variable
+    value = float(np.array(tf.identity(variable)).mean())
+    momentum = float(bn.momentum)
+    seen = (value - momentum * index) / (1 - momentum)
+    candidates = [
+        {"first replica": 2, "second replica": 6, "whole batch": 4},
+        {"first replica": 1, "second replica": 4, "average of the replicas": 2.5, "whole batch": 6.5},
+    ][index]
+    near = [name for name, wanted in candidates.items() if abs(seen - wanted) < 0.02]
+    if len(near) != 1:
+        raise ValueError("the recorded value %.3f fits none of %s" % (seen, sorted(candidates)))
+    return near[0]
+
+
+@fact("mirrored_mean", GROUP, "Whose mean a plain BatchNormalization records.")
+def mirrored_mean():
+    return mirrored(0)
+
+
+@fact("mirrored_variance", GROUP, "Whose variance a plain BatchNormalization records.")
+def mirrored_variance():
+    return mirrored(1)
+
+
+@fact("mirrored_synchronized_mean", GROUP, "Whose mean BatchNormalization(synchronized=True) records.")
+def mirrored_synchronized_mean():
+    return mirrored(0, synchronized=True)
+
+
+@fact("mirrored_synchronized_variance", GROUP, "Whose variance BatchNormalization(synchronized=True) records.")
+def mirrored_synchronized_variance():
+    return mirrored(1, synchronized=True)
+
+
+# --- names -------------------------------------------------------------------------------------------------------------
+
+GROUP = "Names that came and went"
+
+
+@fact("has_set_learning_phase", GROUP, "keras.backend.set_learning_phase exists.")
+def has_set_learning_phase():
+    return hasattr(keras.backend, "set_learning_phase")
+
+
+@fact("has_learning_phase", GROUP, "keras.backend.learning_phase exists.")
+def has_learning_phase():
+    return hasattr(keras.backend, "learning_phase")
+
+
+@fact("has_learning_phase_scope", GROUP, "keras.backend.learning_phase_scope exists.")
+def has_learning_phase_scope():
+    return hasattr(keras.backend, "learning_phase_scope")
+
+
+@fact("has_updates", GROUP, "Model.updates exists.")
+def has_updates():
+    return hasattr(keras.Model, "updates")
+
+
+@fact("has_get_updates_for", GROUP, "Model.get_updates_for exists.")
+def has_get_updates_for():
+    return hasattr(keras.Model, "get_updates_for")
+
+
+@fact("updates_count", GROUP, "Entries in model.updates of a Functional model with one BatchNormalization.")
+def updates_count():
+    return len(functional()[0].updates)
+
+
+@fact("has_model_export", GROUP, "Model.export exists.")
+def has_model_export():
+    return hasattr(keras.Model, "export")
+
+
+@fact("has_group_normalization", GROUP, "keras.layers.GroupNormalization exists.")
+def has_group_normalization():
+    return hasattr(keras.layers, "GroupNormalization")
+
+
+def accepts(argument, value):
+    try:
+        keras.layers.BatchNormalization(**{argument: value})
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+for argument, value in (("synchronized", True), ("renorm", True), ("virtual_batch_size", 2), ("fused", False)):
+    register(
+        "bn_accepts_" + argument,
+        GROUP,
+        "BatchNormalization accepts %s=%s." % (argument, value),
+        functools.partial(accepts, argument, value),
+    )
+
+
+# --- running -----------------------------------------------------------------------------------------------------------
+
+
+def describe(error):
+    """An exception in one line, without what differs from machine to machine: addresses, folders, lines of code."""
+    text = str(error)
+    # AutoGraph puts the stack into the message, two lines a frame.
+    text = re.sub(r'\n *(File "[^"\n]*", line \d+, in [^\n]*|/[^\n]*\.py:\d+ [^\n]*)\n[^\n]*', "", text)
+    text = " ".join(("%s: %s" % (type(error).__name__, text.replace("in user code:", ""))).split())
+    text = re.sub(r"0x[0-9a-f]+", "0x...", text)
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"[\w./-]*", "<folder>", text)
+    text = re.sub(r"(/[\w.+-]+){2,}/", ".../", text)
+    return text if len(text) <= 240 else text[:237] + "..."
+
+
+def answer(name):
+    """Ask one fact. Whatever the probe raises is its answer."""
+    try:
+        value = FACTS[name]["probe"]()
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": describe(error)}
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, float, str)):
+        return value
+    raise TypeError("%s answered with a %s" % (name, type(value).__name__))
+
+
+def in_child(names, folder, limit):
+    """Answer facts in a forked process. A crash is the answer of the fact under way; the rest are asked again."""
+    path = tempfile.mkstemp(dir=folder)[1]
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            log = os.open(os.path.join(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            signal.alarm(limit)
+            start()
+            with open(path, "w") as out:
+                for name in names:
+                    out.write(json.dumps([name, answer(name)]) + "\n")
+                    out.flush()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid, names, path
+
+
+def ask_forked(names, jobs, folder, limit=300):
+    """Answer facts, each task in a process of its own, `jobs` of them at a time."""
+    tasks = {}
+    for name in names:
+        tasks.setdefault(FACTS[name]["task"], []).append(name)
+    waiting, running, answers = list(tasks.values()), {}, {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            pid, asked, path = in_child(waiting.pop(0), folder, limit)
+            running[pid] = (asked, path)
+        pid, status = os.wait()
+        asked, path = running.pop(pid)
+        with open(path) as file:
+            got = [json.loads(line) for line in file if line.endswith("\n")]
+        answers.update(got)
+        left = asked[len(got) :]
+        if os.WIFSIGNALED(status) and left:
+            if os.WTERMSIG(status) == signal.SIGALRM:
+                raise RuntimeError("%s did not answer within %s s" % (left[0], limit))
+            answers[left[0]] = {"error": "the process was ended by signal %s" % os.WTERMSIG(status)}
+            if left[1:]:
+                waiting.insert(0, left[1:])
+        elif left:
+            with open(os.path.join(folder, "log"), errors="replace") as file:
+                raise RuntimeError("the process that asked %s failed:\n%s" % (left[0], file.read()[-3000:]))
+    return answers
+
+
+def ask_here(names):
+    """Answer facts in this process, those that set the learning phase last."""
+    start()
+    answers = {}
+    for name in sorted(names, key=lambda name: "lp1" in name):
+        keras.backend.clear_session()
+        answers[name] = answer(name)
+    return answers
+
+
+def ask(names, flavour="keras", jobs=2):
+    """Answer facts about the installed TensorFlow and say which release that is."""
+    began = time.time()
+    load(flavour)
+    if sys.platform.startswith("linux"):
+        with tempfile.TemporaryDirectory() as folder:
+            answers = ask_forked(names, jobs, folder)
+            if os.environ.get("PHASEBOOK_PROBE_LOG"):
+                os.replace(os.path.join(folder, "log"), os.environ["PHASEBOOK_PROBE_LOG"])
+    else:
+        answers = ask_here(names)
+    return {
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+        "seconds": round(time.time() - began, 1),
+        "cells": {name: answers[name] for name in names},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", required=True, help="the JSON file to write")
+    parser.add_argument("--keras", choices=("keras", "tf_keras"), default="keras", help="which Keras to ask")
+    parser.add_argument("--facts", nargs="+", default=list(FACTS), help="fact ids; default: all")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    options = parser.parse_args()
+    unknown = sorted(set(options.facts) - set(FACTS))
+    if unknown:
+        parser.error("there is no fact %s" % ", ".join(unknown))
+    result = ask(options.facts, options.keras, options.jobs)
+    with open(options.out, "w") as out:
+        json.dump(result, out, indent=1, sort_keys=True)
+
+
+if __name__ == "__main__":
+    main()
