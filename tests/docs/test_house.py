@@ -1,0 +1,72 @@
+"""What README, the lock, the workflows and the indexes promise."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+SYMPTOMS = sorted(path.stem for path in (ROOT / "docs/symptoms").glob("*.md"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LOCK = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+
+
+def test_readme_has_exactly_the_two_commands() -> None:
+    commands = re.findall(r"^pip install.*$", README, re.MULTILINE)
+    assert commands == [
+        "pip install -r requirements.txt && mkdocs serve",
+        "pip install -r requirements.txt && pytest",
+    ]
+
+
+def test_every_line_of_the_lock_is_pinned_and_hashed_and_names_no_index() -> None:
+    entries = re.split(r"\n(?=[a-zA-Z0-9])", re.sub(r"^\s*#.*\n", "", LOCK, flags=re.MULTILINE).strip())
+    assert len(entries) > 50
+    for entry in entries:
+        assert "==" in entry.splitlines()[0] and "--hash=sha256:" in entry, entry.splitlines()[0]
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links|@ file:", LOCK)
+
+
+def test_the_lock_satisfies_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    locked: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", LOCK, re.MULTILINE):
+        locked.setdefault(name.lower().replace("_", "-"), []).append(version)
+    groups = project["dependency-groups"]
+    wanted = project["project"]["dependencies"] + [r for name, group in groups.items() if name != "dev" for r in group]
+    for line in wanted:
+        requirement = Requirement(line)
+        versions = locked.get(requirement.name.lower().replace("_", "-"), [])
+        assert versions, f"{requirement.name} is not in requirements.txt: nox -s lock"
+        assert all(requirement.specifier.contains(v, prereleases=True) for v in versions), f"{line}: {versions}"
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit(workflow: Path) -> None:
+    text = workflow.read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["jobs"]
+    for action in re.findall(r"uses:\s*(\S+)", text):
+        assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", action), action
+
+
+@pytest.mark.parametrize("slug", RECIPES)
+def test_every_recipe_is_on_the_indexes(slug: str) -> None:
+    assert f"(recipes/{slug}.py)" in README
+    assert f"recipes/{slug}.md" in (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    assert f"({slug}.md)" in (ROOT / "docs/recipes/index.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("slug", SYMPTOMS)
+def test_every_symptom_is_on_the_front_page_and_leads_to_a_recipe(slug: str) -> None:
+    assert f"symptoms/{slug}.md" in (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/symptoms" / f"{slug}.md").read_text(encoding="utf-8")
+    cures = re.findall(r"\]\(\.\./recipes/(\w+)\.md", page)
+    assert cures and set(cures) <= set(RECIPES)
+    # The answer comes first: the cure is linked above the first heading of the page's body.
+    assert "../recipes/" in page.split("\n## ")[0]
