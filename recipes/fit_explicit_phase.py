@@ -124,8 +124,8 @@ def steps_until_meaningful(momentum: float, remaining: float = 0.05) -> int:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}: at 1 the moving statistics never move.")
     if not 0 < remaining < 1:
         raise ValueError(f"remaining must be strictly between 0 and 1, got {remaining}.")
-    steps = 1 if momentum == 0 else max(1, math.floor(math.log(remaining) / math.log(momentum)))
-    while momentum**steps > remaining:  # settles the last step by the definition, not by rounded logarithms
+    steps = 1 if momentum == 0 else max(1, math.floor(math.log(remaining) / math.log(momentum)) - 1)
+    while momentum**steps > remaining * (1 + 1e-9):  # so that 0.05 ** (1 / n) takes n steps, not n + 1 by rounding
         steps += 1
     return steps
 
@@ -169,7 +169,8 @@ class Recalibrator:
     Calling it runs the batches through the model in the training phase and sets `moving_mean` and
     `moving_variance` of each layer to the population mean and variance (divisor n) of all the values that
     layer received: one pool over batches of any sizes, over several calls in a step and over unmasked positions.
-    Batches are joined with the parallel-variance formula of Chan, Golub and LeVeque (1979), in float64.
+    Batches are joined by the law of total variance, in float64: what that rounds away, about 1e-16 of the squared mean,
+    float32 inputs cannot resolve.
     Earlier layers normalise with their batch's own statistics during the pass, exactly as in training.
 
     A layer is re-estimated when `fit` would update it: frozen layers and layers called with `training=False`
@@ -209,32 +210,36 @@ class Recalibrator:
         if not any(layer.trainable for layer in self._layers):
             return []  # all frozen: nothing would move in training either
         step = self._traced_step()
+        graph: Any = None
+        spec: Any = None
         saved: dict[Any, tuple[tf.Variable, tf.Tensor]] = {}
-        estimates: list[tuple[tf.Variable, np.ndarray]] = []
-        finished, used = False, 0
         python_state, numpy_state = random.getstate(), np.random.get_state()
+
+        def restore() -> None:
+            for variable, value in saved.values():
+                variable.assign(value)
+
         try:
-            for batch in itertools.islice(batches, steps):
+            for batch in itertools.islice(_one_pass(batches), steps):
                 data = keras.utils.unpack_x_y_sample_weight(batch)[0] if self._forward is None else batch
                 data = tf.nest.map_structure(tf.convert_to_tensor, data)
                 if 0 in tf.nest.flatten(data)[0].shape[:1]:
                     continue  # no rows, no statistics
-                graph = step.get_concrete_function(tf.nest.map_structure(_any_batch_size, data))
-                for variable in graph.variables:  # all that the pass can change, tracked by Keras or not
-                    saved.setdefault(variable.ref(), (variable, variable.read_value()))
+                if (new_spec := tf.nest.map_structure(_any_batch_size, data)) != spec:
+                    graph, spec = step.get_concrete_function(new_spec), new_spec
+                    for variable in graph.variables:  # all that the pass can change, tracked by Keras or not
+                        saved.setdefault(variable.ref(), (variable, variable.read_value()))
                 graph(data)
-                used += 1
-            if not used:
+            if graph is None:
                 raise ValueError("The dataset gave no rows, so there is nothing to estimate from. Is it exhausted?")
             names, estimates = self._estimates()
+            restore()
             for variable, value in estimates:
                 variable.assign(value)
-            finished = True
+        except BaseException:  # Ctrl-C too
+            restore()
+            raise
         finally:
-            kept = {variable.ref() for variable, _ in estimates} if finished else set()
-            for key, (variable, value) in saved.items():
-                if key not in kept:
-                    variable.assign(value)
             random.setstate(python_state)
             np.random.set_state(numpy_state)
         return names
@@ -270,10 +275,11 @@ class Recalibrator:
                 warnings.warn(f"{layer.name!r} never ran in the training phase: its statistics stay.", stacklevel=3)
         names, estimates = [], []
         for layer in [layer for layer in self._sums if layer in self._seen]:
-            count, mean, squares = self._sums[layer].numpy()
+            count, total, squares = self._sums[layer].numpy()
             if not count.all():
                 raise ValueError(f"{layer.name!r} saw only masked values in these batches: nothing to estimate from.")
-            variance = squares / count
+            mean = total / count
+            variance = np.maximum(squares / count - mean**2, 0)  # a constant may round to just below 0
             new = [(layer.moving_mean, mean), (layer.moving_variance, variance)]
             if getattr(layer, "renorm", False):  # Keras derives the next moving variance from this one
                 new.append((layer.moving_stddev, np.sqrt(variance + layer.epsilon)))
@@ -291,34 +297,35 @@ class Recalibrator:
 
 @contextmanager
 def _observing(sums: dict[Any, tf.Variable], seen: set[Any]) -> Iterator[None]:
-    """While tracing: whenever a layer computes a batch's mean and variance, add them to its sums in the graph.
+    """While tracing: whenever a layer computes a batch's mean and variance, have the graph add them to its sums.
 
     Keras calls `_moments(inputs, mask)` exactly when a layer normalises with batch statistics, with inputs in
     float32 or wider. Using its answer costs no second look at the activations.
     """
+    outer, calls = tf.compat.v1.get_default_graph(), []
 
     def observe(layer: Any, moments: Callable[..., Any]) -> Callable[..., Any]:
         def observed_moments(inputs: tf.Tensor, mask: tf.Tensor | None) -> Any:
-            axes = [axis for axis in range(len(inputs.shape)) if axis != layer.axis % len(inputs.shape)]
-            if mask is None:
-                count = tf.cast(tf.size(inputs, tf.int64) // tf.shape(inputs, tf.int64)[layer.axis], tf.float64)
-            elif layer.synchronized:
+            if mask is not None and layer.synchronized:
                 raise SynchronizedMaskError(
                     f"{layer.name!r} has synchronized=True and receives a mask. Keras then takes each replica's own "
                     "statistics. Use synchronized=False, or drop the mask before this layer."
                 )
+            channels, rank = layer.moving_mean.shape[0], len(inputs.shape)
+            axes = [axis for axis in range(rank) if axis != layer.axis % rank]
+            if mask is None:
+                count = tf.cast(tf.size(inputs, tf.int64) // channels, tf.float64)
             else:
                 weights = tf.broadcast_to(tf.cast(mask, tf.bool)[..., None], tf.shape(inputs))
                 count = tf.reduce_sum(tf.cast(weights, tf.float64), axes)
             result = moments(inputs, mask)
             # Synchronised layers subtract E[x]**2 from E[x**2] in float32, which cancels: take the two-pass formula.
-            exact = tf.nn.moments(inputs, axes) if layer.synchronized else result
-            mean, variance = (tf.cast(tf.reshape(value, [-1]), tf.float64) for value in exact)
-            total, old_mean, squares = tf.unstack(sums[layer])
-            new_total, delta = total + count, mean - old_mean
-            share = tf.math.divide_no_nan(tf.broadcast_to(count, tf.shape(total)), new_total)
-            new_squares = squares + variance * count + delta**2 * total * share  # within batches + between batches
-            sums[layer].assign(tf.stack([new_total, old_mean + delta * share, new_squares]))
+            mean, variance = tf.nn.moments(inputs, axes) if layer.synchronized else result
+            call = (sums[layer], tf.broadcast_to(count, [channels]), mean, variance)
+            if tf.compat.v1.get_default_graph() is outer:
+                calls.append(call)
+            else:
+                _add_to_sums([call])  # inside a loop or branch: its tensors cannot leave it
             seen.add(layer)
             return result
 
@@ -328,9 +335,29 @@ def _observing(sums: dict[Any, tf.Variable], seen: set[Any]) -> Iterator[None]:
         for layer in sums:
             layer.__dict__["_moments"] = observe(layer, layer._moments)  # on this instance, around Keras's tracking
         yield
+        if calls:
+            _add_to_sums(calls)
     finally:
         for layer in sums:
             layer.__dict__.pop("_moments", None)
+
+
+def _add_to_sums(calls: list[tuple[tf.Variable, tf.Tensor, tf.Tensor, tf.Tensor]]) -> None:
+    """Add count, count * mean and count * (variance + mean**2) to each variable, in one go for all calls.
+
+    The last is the sum of squares: the total variance is the variance within batches plus that between their means.
+    """
+    count = tf.concat([count for _, count, _, _ in calls], 0)
+    mean, variance = (tf.cast(tf.concat([tf.reshape(c[i], [-1]) for c in calls], 0), tf.float64) for i in (2, 3))
+    parts = tf.split(tf.stack([count, count * mean, count * (variance + mean**2)]), [c[1].shape[0] for c in calls], 1)
+    for (sums, _, _, _), part in zip(calls, parts, strict=True):
+        sums.assign_add(part)
+
+
+def _one_pass(batches: Any) -> Iterable[Any]:
+    if isinstance(batches, keras.utils.PyDataset):  # only some Keras releases make it iterable
+        return (batches[index] for index in range(len(batches)))
+    return batches
 
 
 def _any_batch_size(tensor: tf.Tensor) -> tf.TensorSpec:
@@ -339,7 +366,9 @@ def _any_batch_size(tensor: tf.Tensor) -> tf.TensorSpec:
 
 def check_batches(batches: Any, steps: int | None = None) -> None:
     """Raise TypeError or ValueError when `batches` cannot be passed over again and again, batch by batch."""
-    if isinstance(batches, (np.ndarray, tf.Tensor, tuple, dict, str)) or not hasattr(batches, "__iter__"):
+    if isinstance(batches, (np.ndarray, tf.Tensor, tuple, dict, str)) or not (
+        hasattr(batches, "__iter__") or isinstance(batches, keras.utils.PyDataset)
+    ):
         raise TypeError(
             f"Expected training batches, got {type(batches).__name__}. From arrays, make them with "
             "`tf.data.Dataset.from_tensor_slices(x).shuffle(len(x), seed=0).batch(32)`."
@@ -397,7 +426,8 @@ class RecalibrateBatchNormalization(keras.callbacks.Callback):
         self._due = False
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._recalibrator: Recalibrator | None = None  # the flags `trainable` and the model may be new
+        # A new one each time: the model may be new. One that `fit` builds later is checked at the first pass.
+        self._recalibrator = Recalibrator(self.model, self.forward) if self.model.built else None
         self._due = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

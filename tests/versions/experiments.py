@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 
@@ -254,7 +253,10 @@ def attempt(action):
     try:
         return action()
     except Exception as error:
-        return {"error": "{}: {}".format(type(error).__name__, str(error).strip().split("\n")[0])}
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        # TensorFlow's graph errors open with a heading; the reason comes later.
+        line = next((line for line in lines if "Received a label" in line), lines[0])
+        return {"error": "{}: {}".format(type(error).__name__, line.strip()[:200])}
 
 
 # --- the experiments ---
@@ -293,7 +295,7 @@ def pretrained(digits, seed, steps=150, imagenet=False):
     return out
 
 
-def stuck_loop(digits, seed, steps=300, long_steps=900, learning_rates=(1e-5, 1e-4, 1e-2), lr_steps=150):
+def stuck_loop(digits, seed, steps=300, long_steps=600, learning_rates=(1e-5, 1e-4, 1e-2), lr_steps=100):
     """C3, C4, C5, C8: the same loop with weights=None; learning rates; initial weights; statistics; the cure."""
     train, val = odd_or_even(*digits)
     model = mobilenet()
@@ -301,8 +303,9 @@ def stuck_loop(digits, seed, steps=300, long_steps=900, learning_rates=(1e-5, 1e
     loop = Loop(model, lambda image: model(image))
 
     initialise(model, seed)
+    out["signal"] = signal(model, train[0][:BATCH])
     before = statistics(model)
-    out["stuck"] = loop.run(train[0], train[1], steps, seed)
+    out["stuck"] = loop.run(train[0], train[1], long_steps, seed)
     answer = model.predict(train[0][:BATCH], verbose=0)
     out["stuck_rows"] = [[float(p) for p in row] for row in answer[:10]]
     out["stuck_spread"] = spread(answer)
@@ -313,10 +316,6 @@ def stuck_loop(digits, seed, steps=300, long_steps=900, learning_rates=(1e-5, 1e
     for rate in learning_rates:
         initialise(model, seed)
         out["learning_rates"]["%g" % rate] = loop.run(train[0], train[1], lr_steps, seed, learning_rate=rate)
-    if long_steps:
-        initialise(model, seed)
-        out["long"] = loop.run(train[0], train[1], long_steps, seed)
-
     cure = Loop(model, lambda image: model(image, training=True))
     initialise(model, seed)
     out["cure"] = cure.run(train[0], train[1], steps, seed)
@@ -324,6 +323,20 @@ def stuck_loop(digits, seed, steps=300, long_steps=900, learning_rates=(1e-5, 1e
     out["cure_val_accuracy"] = accuracy(model.predict(val[0], verbose=0), val[1])
     reestimate(model, train[0])
     out["cure_val_accuracy_reestimated"] = accuracy(model.predict(val[0], verbose=0), val[1])
+    return out
+
+
+def signal(model, x):
+    """C3: how much the images of one batch differ at the output of each BatchNormalization layer, in each phase."""
+    base = model.layers[0]
+    norms = batch_norms(base)
+    taps = keras.Model(base.inputs, [layer.output for layer in norms])
+    before = statistics(model)
+    out = {"layers": [layer.name for layer in norms]}
+    for phase in (False, True):
+        outputs = taps(tf.constant(x), training=phase)
+        out["training" if phase else "inference"] = [float(np.std(np.asarray(o), axis=0).mean()) for o in outputs]
+    put_statistics(model, before)
     return out
 
 
@@ -340,17 +353,18 @@ def initial_weights(model):
     return rows
 
 
-def scratch_fit(digits, seed, epochs=6, long_epochs=40):
+def scratch_fit(digits, seed, epochs=6, long_epochs=16):
     """C6, C7, C8: `fit` from scratch, its lag, what share of the initial statistics is left, and two cures."""
     train, val = odd_or_even(*digits)
     model = compiled(mobilenet())
-    out = {"momentum": sorted({float(layer.momentum) for layer in batch_norms(model)}), "layers": len(batch_norms(model))}
+    norms = batch_norms(model)
+    out = {"momentum": sorted({float(layer.momentum) for layer in norms}), "layers": len(norms)}
 
     # Two runs that differ only in the statistics they start from. The training phase never reads them, so the
     # difference that is left after n batches is the share of the initial value that is left, and nothing else.
     traces = []
     for offset in (0, 1):
-        trace, initialised = [], False
+        trace = []
         initialise(model, seed)
         put_statistics(model, [(mean + offset, variance + offset) for mean, variance in statistics(model)])
 
@@ -369,23 +383,34 @@ def scratch_fit(digits, seed, epochs=6, long_epochs=40):
             lagging = statistics(model)
             reestimate(model, train[0])
             out["reestimated"] = accuracy(model.predict(val[0], verbose=0), val[1])
-            out["needed"] = [[float(np.median(v)), float(np.median(w))] for (_, v), (_, w) in zip(lagging, statistics(model))]
+            pairs = zip(lagging, statistics(model))
+            out["needed"] = [[float(np.median(v)), float(np.median(w))] for (_, v), (_, w) in pairs]
             # C6: a model that is right loses its statistics, as an export handled wrongly would make it.
             put_statistics(model, [(0 * mean, 0 * variance + 1) for mean, variance in lagging])
             answer = model.predict(val[0], verbose=0)
             out["lost"] = {"accuracy": accuracy(answer, val[1]), "spread": spread(answer[:BATCH])}
+    # One number a channel. Threads make the two runs drift apart a little, so: the median, and the middle nine tenths.
     out["share_left"] = [
-        [a[0], float(np.median(b[1] - a[1])), float(np.abs((b[1] - a[1]) - np.median(b[1] - a[1])).max())]
-        for a, b in zip(*traces)
+        [a[0]] + [float(np.percentile(b[1] - a[1], p)) for p in (50, 5, 95)] for a, b in zip(*traces)
     ]
 
     quick = compiled(mobilenet(momentum=0.9))
     initialise(quick, seed)
     out["fit_momentum_0.9"] = fit(quick, train, val, epochs, seed)
     if long_epochs:
-        initialise(model, seed)
-        out["long"] = fit(compiled(model), train, val, long_epochs, seed)
+        # 0.99 forgets in 1 update what 0.999 forgets in 10, so the article's 20 epochs of 581 fit into minutes.
+        patient = compiled(mobilenet(momentum=0.99))
+        initialise(patient, seed)
+        out["fit_momentum_0.99"] = fit(patient, train, val, long_epochs, seed)
     return out
+
+
+def article_wait(digits, seed, epochs=250):
+    """C7 in full length: as many updates as the article made (20 epochs of 581) at MobileNetV2's own momentum."""
+    train, val = odd_or_even(*digits)
+    model = compiled(mobilenet())
+    initialise(model, seed)
+    return fit(model, train, val, epochs, seed)
 
 
 def statistics_after_saving(model):
@@ -468,6 +493,9 @@ def subclass(digits, seed, steps=135):
     out["c10_loop"] = Loop(model, lambda image: model(image, training=True)).run(train[0], train[1], steps, seed)
     out["c10_loop_moved"] = moved(before, statistics(model))
     out["c10_test_accuracy"] = accuracy(model(tf.constant(val[0]), training=False), val[1])
+    trained, before = start(with_training)
+    fit(compiled(trained), train, val, 1, seed)
+    out["c10_fit_moved"] = moved(before, statistics(trained))
     # Seven pictures of one kind make the two phases differ.
     probe = val[0][np.argsort(val[1], kind="stable")][:7]
     weights = model.get_weights()
@@ -532,7 +560,75 @@ def assigns(graph):
     return False
 
 
-def learning_phase(digits, seed, steps=300, epochs=6):
+def fit_anatomy(digits, seed, epochs=2):
+    """The open questions: what `fit` tells a layer, and how it updates moving statistics."""
+    images, labels = digits
+    x, y = images[: BATCH * STEPS, ..., None], labels[: BATCH * STEPS]
+    out = {"told": {route: sorted(seen) for route, seen in what_layers_are_told(x, y).items()}}
+
+    # Learning rate 0: the weights stand still, so the statistics of every batch can be computed beforehand.
+    norm = keras.layers.BatchNormalization()
+    conv = keras.layers.Conv2D(8, 3, activation="relu", input_shape=(8, 8, 1))
+    head = keras.layers.Dense(10, activation="softmax")
+    model = compiled(keras.Sequential([conv, norm, keras.layers.Flatten(), head]), learning_rate=0.0)
+    initialise(model, seed)
+    batch_means, expected, measured = [], [], []
+    mean = np.zeros(8)
+    for image, _ in batches(x, y, epochs * STEPS, seed):
+        batch_means.append(np.asarray(conv(image)).mean(axis=(0, 1, 2)))
+        mean = norm.momentum * mean + (1 - norm.momentum) * batch_means[-1]
+        expected.append(mean)
+    fit(model, (x, y), (x[:BATCH], y[:BATCH]), epochs, seed, lambda number: measured.append(norm.get_weights()[2]))
+    channel = int(np.argmax(expected[-1]))
+    out.update(
+        momentum=float(norm.momentum),
+        batch_mean=[float(row[channel]) for row in batch_means],
+        expected=[float(row[channel]) for row in expected],
+        measured=[float(row[channel]) for row in measured],
+        largest_gap=float(np.abs(np.array(expected) - np.array(measured)).max()),
+    )
+    return out
+
+
+def what_layers_are_told(x, y):
+    """For each route: which `training` arrives in a layer, and which global learning phase, where there is one."""
+    seen = set()
+
+    def described(value):
+        return str(value) if value is None or isinstance(value, (bool, int)) else "tensor"
+
+    class Spy(keras.layers.Layer):
+        def call(self, x, training=None):
+            has = hasattr(keras.backend, "learning_phase")
+            phase = described(keras.backend.learning_phase()) if has else "gone"
+            seen.add("training={}, learning phase {}".format(described(training), phase))
+            return x
+
+    class Net(keras.Model):
+        def __init__(self):
+            super(Net, self).__init__()
+            self.spy, self.head = Spy(), keras.layers.Dense(10, activation="softmax")
+
+        def call(self, x, training=None):
+            return self.head(self.spy(tf.reshape(x, (-1, 64)), training=training))
+
+    model = compiled(Net())
+    routes = {
+        "m(x)": lambda: model(tf.constant(x[:BATCH])),
+        "fit": lambda: model.fit(x[:BATCH], y[:BATCH], batch_size=BATCH, verbose=0),
+        "evaluate": lambda: model.evaluate(x[:BATCH], y[:BATCH], batch_size=BATCH, verbose=0),
+        "predict": lambda: model.predict(x[:BATCH], verbose=0),
+        "m(x) after fit": lambda: model(tf.constant(x[:BATCH])),
+    }
+    out = {}
+    for route, run in routes.items():
+        seen.clear()
+        run()
+        out[route] = set(seen)
+    return out
+
+
+def learning_phase(digits, seed, steps=200, epochs=6):
     """C11, C12, C13: the global learning phase, in the loop and under `fit`, and `model.updates`."""
     train, val = odd_or_even(*digits)
     out = {"setter": attempt(lambda: keras.backend.set_learning_phase(True)) or "exists"}
@@ -555,9 +651,11 @@ def learning_phase(digits, seed, steps=300, epochs=6):
             model = compiled(mobilenet())
             initialise(model, seed)
             out["fit"] = fit(model, train, val, epochs, seed)
-            phases = both_phases(model, val[0])
-            out["fit_val_accuracy_inference"] = accuracy(phases["inference"], val[1])
-            out["fit_val_accuracy_training"] = accuracy(phases["training"], val[1])
+            # The same weights, asked in both phases, in the batches that `fit` validates in.
+            parts = [both_phases(model, val[0][i : i + BATCH]) for i in range(0, len(val[0]), BATCH)]
+            for phase in ("inference", "training"):
+                answer = np.concatenate([part[phase] for part in parts])
+                out["fit_val_accuracy_" + phase] = accuracy(answer, val[1])
             keep = statistics(model)
             batch = both_phases(model, val[0][:BATCH])
             out["predict_phase"] = phase_of(model.predict_on_batch(val[0][:BATCH]), batch)
@@ -588,13 +686,13 @@ def updates():
     return out
 
 
-def listing_head(digits, seeds=(0, 1, 2, 3, 4), steps=150):
+def listing_head(digits, seeds=(0, 1, 2), steps=100, names=("printed", "meant")):
     """The listing as printed: a linear head under a loss that expects probabilities; and as meant, with softmax."""
     train, _ = odd_or_even(*digits)
-    out = {"printed": [], "meant": [], "printed_stuck_without_training": None}
-    for name, activation in (("printed", None), ("meant", "softmax")):
-        model = mobilenet(activation=activation)
-        loop = Loop(model, lambda image: model(image, training=True))
+    out = {}
+    for name in names:
+        model = mobilenet(activation=None if name == "printed" else "softmax")
+        loop, out[name] = Loop(model, lambda image: model(image, training=True)), []
         for seed in seeds:
             initialise(model, seed)
             curve = loop.run(train[0], train[1], steps, seed)
@@ -602,8 +700,8 @@ def listing_head(digits, seeds=(0, 1, 2, 3, 4), steps=150):
     return out
 
 
-def listing_frozen(digits, seed, steps=150):
-    """The summary as printed: a frozen base under a one-unit head; and what a frozen base from scratch does."""
+def listing_summary(digits, seed):
+    """The summary as printed: 1,281 trainable parameters under a head labelled (None, 2)."""
     train, _ = odd_or_even(*digits)
     full = keras.applications.MobileNetV2(input_shape=(160, 160, 3), include_top=False, weights=None)
     out = {"parameters": {}}
@@ -611,10 +709,17 @@ def listing_frozen(digits, seed, steps=150):
         head = units * (full.output_shape[-1] + 1)
         out["parameters"][str(units)] = {"head": head, "total": head + full.count_params()}
     model = mobilenet(units=1, activation=None)
+    model.layers[0].trainable = False
     initialise(model, seed)
-    out["one_unit_loss"] = attempt(
-        lambda: compiled(model).fit(train[0][:BATCH], train[1][:BATCH], verbose=0).history["loss"][0]
-    )
+    few = train[0][:BATCH], train[1][:BATCH]
+    out["one_unit_loss"] = attempt(lambda: float(compiled(model).fit(*few, verbose=0).history["loss"][0]))
+    return out
+
+
+def listing_frozen(digits, seed, steps=100):
+    """The frozen base that the printed summary implies, from scratch, in both phases."""
+    train, _ = odd_or_even(*digits)
+    out = {}
     for name, forward in (("frozen", None), ("frozen_training_true", True)):
         model = mobilenet()
         model.layers[0].trainable = False
@@ -627,20 +732,14 @@ def listing_frozen(digits, seed, steps=150):
 
 
 def documentation():
-    """C14: what the release's own documentation says where a reader would look."""
+    """C14: what the documentation that comes with the release says where a reader would look."""
     layer = keras.layers.BatchNormalization
-    texts = {
-        "BatchNormalization": (layer.__doc__ or "") + (layer.call.__doc__ or ""),
-        "Model.__call__ and call": (keras.Model.__call__.__doc__ or "") + (keras.Model.call.__doc__ or ""),
-        "Model.fit": keras.Model.fit.__doc__ or "",
-    }
-    words = {
-        "two phases": ["training=False", "`training=False`"],
-        "call it with training=True yourself": ["argument `training=True`", "argument\n    `training=True`"],
-        "momentum decides the lag": ["warm up", "number of batches", "how long", "enough training"],
-    }
+    text = " ".join(((layer.__doc__ or "") + (layer.call.__doc__ or "")).split())
     return {
-        place: {fact: any(word in text for word in words[fact]) for fact in words} for place, text in texts.items()
+        "BatchNormalization": {
+            "there are two phases": "training" in text and "inference" in text,
+            "call it with training=True yourself": "argument `training=True`" in text,
+        }
     }
 
 
@@ -648,14 +747,18 @@ def experiments(digits, seed, imagenet=False):
     """Every experiment by name, as the era runs measure it."""
     return {
         "documentation": documentation,
+        "fit_anatomy": lambda: fit_anatomy(digits, seed),
         "subclass": lambda: subclass(digits, seed),
         "stuck_loop": lambda: stuck_loop(digits, seed),
         "scratch_fit": lambda: scratch_fit(digits, seed),
         "pretrained": lambda: pretrained(digits, seed, imagenet=imagenet),
         "listing_head": lambda: listing_head(digits),
+        "listing_summary": lambda: listing_summary(digits, seed),
         "listing_frozen": lambda: listing_frozen(digits, seed),
-        # Last: it sets a process-wide phase.
+        # Last of the usual ones: it sets a process-wide phase.
         "learning_phase": lambda: learning_phase(digits, seed),
+        # Only by name: 12 minutes.
+        "article_wait": lambda: article_wait(digits, seed),
     }
 
 
@@ -694,7 +797,7 @@ def main():
         with open(options.out) as file:
             record = json.load(file)
     record.update(version=about(), seed=options.seed, date=datetime.date.today().isoformat())
-    for name in options.only or runs:
+    for name in options.only or [name for name in runs if name != "article_wait"]:
         started = time.time(), time.process_time()
         record["results"][name] = rounded(runs[name]())
         print("{:16} {:6.1f} s, {:6.1f} s of CPU".format(

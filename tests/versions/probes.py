@@ -5,8 +5,8 @@
 Plain Python that runs on 3.7 with TensorFlow 1.14 as on 3.13 with today's. A probe takes nothing and returns True, False,
 a number or a word; what it raises is recorded as its answer. Nothing here compares with an expected value.
 
-On Linux each task (the facts of one learning-phase setting, say) runs in a process forked before TensorFlow has executed
-anything, so that no probe sees what another one left behind. Elsewhere they share a process, the learning phase last.
+On Linux each task (one learning-phase setting of one kind of model, say) runs in a process forked before TensorFlow has
+executed anything, so that no probe sees a learning phase that another one set, and a crash takes nothing with it. Elsewhere they share a process, the learning phase last.
 
 Keep in mind when reading a probe: every BatchNormalization starts from moving mean 0 and moving variance 1, the data have
 a mean near 5 and a standard deviation near 3, and Dense layers only add up. So an output tells which statistics made it.
@@ -61,11 +61,22 @@ def start():
     # Two logical CPUs for the probes of MirroredStrategy. Everything else runs on the first one.
     config = tf.compat.v2.config.experimental
     cpu = config.list_physical_devices("CPU")[0]
-    config.set_virtual_device_configuration(cpu, [config.VirtualDeviceConfiguration(), config.VirtualDeviceConfiguration()])
+    config.set_virtual_device_configuration(
+        cpu, [config.VirtualDeviceConfiguration(), config.VirtualDeviceConfiguration()]
+    )
 
 
 def version_of(package):
     return tuple(int(part) for part in re.match(r"(\d+)\.(\d+)", package.__version__).groups())
+
+
+def keras_version():
+    """The release of the Keras that is asked. TensorFlow 2.13 to 2.15 hide it: there tf.keras is the package keras."""
+    if hasattr(keras, "__version__"):
+        return keras.__version__
+    import keras as package
+
+    return package.__version__
 
 
 # --- the register of facts ---------------------------------------------------------------------------------------------
@@ -75,7 +86,8 @@ FACTS = {}  # id -> {"statement", "group", "probe", "task"}, in the order of the
 
 def register(fact, group, statement, probe, task=None):
     assert fact not in FACTS, fact
-    FACTS[fact] = {"statement": statement, "group": group, "probe": probe, "task": task or fact}
+    statement = statement[0].upper() + statement[1:]
+    FACTS[fact] = {"statement": statement, "group": group, "probe": probe, "task": task or group}
 
 
 def fact(name, group, statement, task=None):
@@ -106,7 +118,7 @@ def targets(x):
 
 
 def is_keras_3():
-    return version_of(keras) >= (3, 0)
+    return keras_version().startswith("3.")
 
 
 def adder():
@@ -130,7 +142,7 @@ def fit(model, x, **kwargs):
 
 def layer_statistics(bn):
     """Moving mean and variance as arrays; a layer not built yet will start from 0 and 1."""
-    if not bn.built:
+    if getattr(bn, "moving_mean", None) is None:
         return np.zeros(4, "float32"), np.ones(4, "float32")
     return np.array(bn.moving_mean.numpy()), np.array(bn.moving_variance.numpy())
 
@@ -300,14 +312,17 @@ def sequential_of_subclass_no_arg():
 KINDS = {
     "functional": (functional, "a Functional model"),
     "sequential": (sequential, "a Sequential model"),
-    "subclass_arg": (subclass_arg, "a subclass with call(x, training=None)"),
-    "subclass_arg_false": (subclass_arg_false, "a subclass with call(x, training=False)"),
-    "subclass_arg_true": (subclass_arg_true, "a subclass with call(x, training=True)"),
-    "subclass_no_arg": (subclass_no_arg, "a subclass with call(x)"),
-    "subclass_kwargs": (subclass_kwargs, "a subclass with call(x, **kwargs)"),
-    "custom_layer_no_arg": (custom_layer_no_arg, "a custom layer with call(x) in a Functional model"),
+    "subclass_arg": (subclass_arg, "a subclass with `call(x, training=None)`"),
+    "subclass_arg_false": (subclass_arg_false, "a subclass with `call(x, training=False)`"),
+    "subclass_arg_true": (subclass_arg_true, "a subclass with `call(x, training=True)`"),
+    "subclass_no_arg": (subclass_no_arg, "a subclass with `call(x)`"),
+    "subclass_kwargs": (subclass_kwargs, "a subclass with `call(x, **kwargs)`"),
+    "custom_layer_no_arg": (custom_layer_no_arg, "a custom layer with `call(x)` in a Functional model"),
     "nested": (nested, "a Functional model inside a Functional model"),
-    "sequential_of_subclass_no_arg": (sequential_of_subclass_no_arg, "a subclass with call(x) inside a Sequential model"),
+    "sequential_of_subclass_no_arg": (
+        sequential_of_subclass_no_arg,
+        "a subclass with `call(x)` inside a Sequential model",
+    ),
 }
 
 
@@ -359,15 +374,15 @@ def by_predict(model, x):
 
 
 ROUTES = {
-    "eager_default": (eager_default, "m(x), eager,"),
-    "eager_training_true": (eager_training_true, "m(x, training=True), eager,"),
-    "eager_training_false": (eager_training_false, "m(x, training=False), eager,"),
-    "tffunction_default": (tffunction_default, "m(x) in a tf.function"),
-    "tffunction_training_true": (tffunction_training_true, "m(x, training=True) in a tf.function"),
-    "fit": (by_fit, "fit"),
-    "train_on_batch": (by_train_on_batch, "train_on_batch"),
-    "evaluate": (by_evaluate, "evaluate"),
-    "predict": (by_predict, "predict"),
+    "eager_default": (eager_default, "`m(x)` in eager mode"),
+    "eager_training_true": (eager_training_true, "`m(x, training=True)` in eager mode"),
+    "eager_training_false": (eager_training_false, "`m(x, training=False)` in eager mode"),
+    "tffunction_default": (tffunction_default, "`m(x)` in a `tf.function`"),
+    "tffunction_training_true": (tffunction_training_true, "`m(x, training=True)` in a `tf.function`"),
+    "fit": (by_fit, "`fit`"),
+    "train_on_batch": (by_train_on_batch, "`train_on_batch`"),
+    "evaluate": (by_evaluate, "`evaluate`"),
+    "predict": (by_predict, "`predict`"),
 }
 
 
@@ -380,8 +395,8 @@ for kind, (_, kind_text) in KINDS.items():
     for route, (_, route_text) in ROUTES.items():
         register(
             "%s/%s" % (kind, route),
-            "Who moves the statistics: " + kind_text,
-            "%s moves the moving statistics of %s." % (route_text, kind_text),
+            "Who moves the statistics",
+            "%s moves the statistics of %s." % (route_text, kind_text),
             functools.partial(route_moves_statistics, kind, route),
             task=kind + "/routes",
         )
@@ -403,10 +418,16 @@ def lp1_fit_updates(model, bn, x):
 
 
 def lp1_predict_uses_batch_stats(model, bn, x):
+    compiled(model)
+    return output_uses_batch_statistics(bn, x, lambda: model.predict(x, batch_size=len(x)))
+
+
+def lp1_uncompiled_predict_uses_batch_stats(model, bn, x):
     return output_uses_batch_statistics(bn, x, lambda: model.predict(x, batch_size=len(x)))
 
 
 def lp1_predict_on_batch_uses_batch_stats(model, bn, x):
+    compiled(model)
     return output_uses_batch_statistics(bn, x, lambda: model.predict_on_batch(x))
 
 
@@ -428,20 +449,27 @@ def lp1_explicit_false_wins(model, bn, x):
 
 
 WHAT = {
-    "eager_default_updates": (lp1_eager_default_updates, "m(x), eager, moves the statistics of %s"),
-    "tffunction_default_updates": (lp1_tffunction_default_updates, "m(x) in a tf.function moves the statistics of %s"),
-    "fit_updates": (lp1_fit_updates, "fit moves the statistics of %s"),
-    "predict_uses_batch_stats": (lp1_predict_uses_batch_stats, "predict on %s normalises with batch statistics"),
+    "eager_default_updates": (lp1_eager_default_updates, "`m(x)` in eager mode moves the statistics of %s"),
+    "tffunction_default_updates": (
+        lp1_tffunction_default_updates,
+        "`m(x)` in a `tf.function` moves the statistics of %s",
+    ),
+    "fit_updates": (lp1_fit_updates, "`fit` moves the statistics of %s"),
+    "predict_uses_batch_stats": (lp1_predict_uses_batch_stats, "`predict` on %s normalises with batch statistics"),
+    "uncompiled_predict_uses_batch_stats": (
+        lp1_uncompiled_predict_uses_batch_stats,
+        "`predict` without `compile` on %s normalises with batch statistics",
+    ),
     "predict_on_batch_uses_batch_stats": (
         lp1_predict_on_batch_uses_batch_stats,
-        "predict_on_batch on %s normalises with batch statistics",
+        "`predict_on_batch` on %s normalises with batch statistics",
     ),
-    "evaluate_uses_batch_stats": (lp1_evaluate_uses_batch_stats, "evaluate on %s normalises with batch statistics"),
+    "evaluate_uses_batch_stats": (lp1_evaluate_uses_batch_stats, "`evaluate` on %s normalises with batch statistics"),
     "fit_validation_uses_batch_stats": (
         lp1_fit_validation_uses_batch_stats,
-        "the validation inside fit on %s normalises with batch statistics",
+        "the validation inside `fit` on %s normalises with batch statistics",
     ),
-    "explicit_false_wins": (lp1_explicit_false_wins, "m(x, training=False) on %s still means inference"),
+    "explicit_false_wins": (lp1_explicit_false_wins, "`m(x, training=False)` on %s still means inference"),
 }
 
 ready_for_after = {}  # kind -> models built while the phase was not set, one for each question
@@ -455,11 +483,10 @@ def learning_phase_1(kind, when, what):
         model, bn = KINDS[kind][0]()
     else:
         if kind not in ready_for_after:
-            ready_for_after[kind] = []
-            for _ in WHAT:
-                model, bn = KINDS[kind][0]()
+            built = [KINDS[kind][0]() for _ in WHAT]
+            for model, _ in built:
                 model(tf.constant(x))
-                ready_for_after[kind].append((model, bn))
+            ready_for_after[kind] = built
         set_phase(1)
         model, bn = ready_for_after[kind].pop()
     return WHAT[what][0](model, bn, x)
@@ -470,11 +497,35 @@ for when in ("before", "after"):
         for what, (_, what_text) in WHAT.items():
             register(
                 "%s/lp1_%s_build/%s" % (kind, when, what),
-                "Learning phase 1 set %s building: %s" % (when, kind_text),
-                "After set_learning_phase(1) %s building, %s." % (when, what_text % kind_text),
+                "Learning phase 1 set %s building" % when,
+                "After `set_learning_phase(1)` %s building, %s." % (when, what_text % kind_text),
                 functools.partial(learning_phase_1, kind, when, what),
                 task="%s/lp1_%s_build" % (kind, when),
             )
+
+
+@fact(
+    "functional/lp0_before_build/fit_updates",
+    "Learning phase 0 set before building",
+    "After `set_learning_phase(0)` before building, `fit` moves the statistics of a Functional model.",
+    task="functional/lp0_before_build/fit_updates",
+)
+def learning_phase_0_fit_updates():
+    keras.backend.set_learning_phase(0)
+    model, bn = functional()
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+@fact(
+    "subclass_arg/lp0_before_build/fit_updates",
+    "Learning phase 0 set before building",
+    "After `set_learning_phase(0)` before building, `fit` moves the statistics of a subclass with `call(x, training=None)`.",
+    task="subclass_arg/lp0_before_build/fit_updates",
+)
+def learning_phase_0_subclass_fit_updates():
+    keras.backend.set_learning_phase(0)
+    model, bn = subclass_arg()
+    return moves_statistics(bn, lambda: by_fit(model, data()))
 
 
 # --- a phase recorded while building a Functional graph ----------------------------------------------------------------
@@ -497,13 +548,13 @@ def recorded_base(training):
     return keras.Model(inputs, adder()(base(inputs, training=training))), bn
 
 
-@fact("built_training_false_fit_updates", GROUP, "fit moves the statistics of bn(x, training=False).")
+@fact("built_training_false_fit_updates", GROUP, "`fit` moves the statistics of `bn(x, training=False)`.")
 def built_training_false_fit_updates():
     model, bn = recorded(False)
     return moves_statistics(bn, lambda: by_fit(model, data()))
 
 
-@fact("built_base_training_false_fit_updates", GROUP, "fit moves the statistics inside base(x, training=False).")
+@fact("built_base_training_false_fit_updates", GROUP, "`fit` moves the statistics inside `base(x, training=False)`.")
 def built_base_training_false_fit_updates():
     model, bn = recorded_base(False)
     return moves_statistics(bn, lambda: by_fit(model, data()))
@@ -512,7 +563,7 @@ def built_base_training_false_fit_updates():
 @fact(
     "built_training_false_explicit_true_updates",
     GROUP,
-    "m(x, training=True) moves the statistics of bn(x, training=False).",
+    "`m(x, training=True)` moves the statistics of `bn(x, training=False)`.",
 )
 def built_training_false_explicit_true_updates():
     model, bn = recorded(False)
@@ -522,33 +573,54 @@ def built_training_false_explicit_true_updates():
 @fact(
     "built_training_false_reloaded_fit_updates",
     GROUP,
-    "After saving to h5 and loading, fit moves the statistics of bn(x, training=False).",
+    "After saving to h5 and loading, `fit` moves the statistics of `bn(x, training=False)`.",
 )
 def built_training_false_reloaded_fit_updates():
     model, _ = recorded(False)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model.h5")
-        compiled(model).save(path)
+        model.save(path)
         model = keras.models.load_model(path, compile=False)
-    bn = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)][0]
+    bn = batch_normalization_of(model)
     return moves_statistics(bn, lambda: by_fit(model, data()))
 
 
 @fact(
     "built_training_false_cloned_fit_updates",
     GROUP,
-    "After clone_model, fit moves the statistics of bn(x, training=False).",
+    "After `clone_model`, `fit` moves the statistics of `bn(x, training=False)`.",
 )
 def built_training_false_cloned_fit_updates():
     model = keras.models.clone_model(recorded(False)[0])
-    bn = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)][0]
+    bn = batch_normalization_of(model)
+    return moves_statistics(bn, lambda: by_fit(model, data()))
+
+
+@fact(
+    "wrapped_training_false_fit_updates",
+    GROUP,
+    "`fit` moves the statistics of a base that a custom layer calls as `self.base(x, training=False)`.",
+)
+def wrapped_training_false_fit_updates():
+    base, bn = nested()
+
+    class Inference(keras.layers.Layer):
+        def __init__(self):
+            super(Inference, self).__init__()
+            self.base = base
+
+        def call(self, inputs):
+            return self.base(inputs, training=False)
+
+    inputs = keras.layers.Input((4,))
+    model = keras.Model(inputs, adder()(Inference()(inputs)))
     return moves_statistics(bn, lambda: by_fit(model, data()))
 
 
 @fact(
     "built_training_true_predict_uses_batch_stats",
     GROUP,
-    "predict normalises bn(x, training=True) with batch statistics.",
+    "`predict` normalises `bn(x, training=True)` with batch statistics.",
 )
 def built_training_true_predict_uses_batch_stats():
     model, bn = recorded(True)
@@ -559,7 +631,7 @@ def built_training_true_predict_uses_batch_stats():
 @fact(
     "built_training_true_default_call_uses_batch_stats",
     GROUP,
-    "m(x) normalises bn(x, training=True) with batch statistics.",
+    "`m(x)` normalises `bn(x, training=True)` with batch statistics.",
 )
 def built_training_true_default_call_uses_batch_stats():
     model, bn = recorded(True)
@@ -570,7 +642,7 @@ def built_training_true_default_call_uses_batch_stats():
 @fact(
     "built_training_true_explicit_false_uses_batch_stats",
     GROUP,
-    "m(x, training=False) normalises bn(x, training=True) with batch statistics.",
+    "`m(x, training=False)` normalises `bn(x, training=True)` with batch statistics.",
 )
 def built_training_true_explicit_false_uses_batch_stats():
     model, bn = recorded(True)
@@ -581,7 +653,7 @@ def built_training_true_explicit_false_uses_batch_stats():
 @fact(
     "built_training_true_dropout_predict_active",
     GROUP,
-    "Dropout(0.5)(x, training=True) drops in predict.",
+    "`Dropout(0.5)(x, training=True)` drops in `predict`.",
 )
 def built_training_true_dropout_predict_active():
     inputs = keras.layers.Input((64,))
@@ -597,7 +669,7 @@ GROUP = "trainable and compile"
 @fact(
     "bn_trainable_false_uses_batch_stats",
     GROUP,
-    "bn(x, training=True) with bn.trainable = False normalises with batch statistics.",
+    "`bn(x, training=True)` with `bn.trainable = False` normalises with batch statistics.",
 )
 def bn_trainable_false_uses_batch_stats():
     bn = keras.layers.BatchNormalization()
@@ -609,7 +681,7 @@ def bn_trainable_false_uses_batch_stats():
 @fact(
     "bn_trainable_false_fit_updates",
     GROUP,
-    "fit moves the statistics of a BatchNormalization frozen before compile.",
+    "`fit` moves the statistics of a BatchNormalization frozen before `compile`.",
 )
 def bn_trainable_false_fit_updates():
     model, bn = functional()
@@ -620,7 +692,7 @@ def bn_trainable_false_fit_updates():
 @fact(
     "model_trainable_false_updates",
     GROUP,
-    "m(x, training=True) with m.trainable = False moves the statistics.",
+    "`m(x, training=True)` with `m.trainable = False` moves the statistics.",
 )
 def model_trainable_false_updates():
     model, bn = functional()
@@ -631,7 +703,7 @@ def model_trainable_false_updates():
 @fact(
     "model_trainable_false_fit_updates",
     GROUP,
-    "fit moves the statistics inside a base model frozen before compile.",
+    "`fit` moves the statistics inside a base model frozen before `compile`.",
 )
 def model_trainable_false_fit_updates():
     model, bn = nested()
@@ -642,7 +714,7 @@ def model_trainable_false_fit_updates():
 @fact(
     "frozen_after_compile_before_fit_updates",
     GROUP,
-    "bn.trainable = False between compile and the first fit: fit moves the statistics.",
+    "`bn.trainable = False` between `compile` and the first `fit`: `fit` moves the statistics.",
 )
 def frozen_after_compile_before_fit_updates():
     model, bn = functional()
@@ -654,7 +726,7 @@ def frozen_after_compile_before_fit_updates():
 @fact(
     "frozen_after_fit_updates",
     GROUP,
-    "bn.trainable = False between two fits, without compile: the second fit moves the statistics.",
+    "`bn.trainable = False` between two `fit`, without `compile`: the second one moves the statistics.",
 )
 def frozen_after_fit_updates():
     model, bn = functional()
@@ -666,7 +738,7 @@ def frozen_after_fit_updates():
 @fact(
     "frozen_after_fit_recompiled_updates",
     GROUP,
-    "bn.trainable = False between two fits, with compile: the second fit moves the statistics.",
+    "`bn.trainable = False` between two `fit`, with `compile`: the second one moves the statistics.",
 )
 def frozen_after_fit_recompiled_updates():
     model, bn = functional()
@@ -690,7 +762,7 @@ def frozen_dense_trains(fit_first):
 @fact(
     "frozen_dense_after_compile_trains",
     GROUP,
-    "dense.trainable = False between compile and the first fit: fit trains it all the same.",
+    "`dense.trainable = False` between `compile` and the first `fit`: `fit` trains it all the same.",
 )
 def frozen_dense_after_compile_trains():
     return frozen_dense_trains(fit_first=False)
@@ -699,7 +771,7 @@ def frozen_dense_after_compile_trains():
 @fact(
     "frozen_dense_after_fit_trains",
     GROUP,
-    "dense.trainable = False between two fits, without compile: the second fit trains it all the same.",
+    "`dense.trainable = False` between two `fit`, without `compile`: the second one trains it all the same.",
 )
 def frozen_dense_after_fit_trains():
     return frozen_dense_trains(fit_first=True)
@@ -708,7 +780,7 @@ def frozen_dense_after_fit_trains():
 @fact(
     "tensor_training_works",
     GROUP,
-    "m(x, training=t) with a boolean tensor t in a tf.function moves the statistics when t is true.",
+    "`m(x, training=t)` with a boolean tensor `t` in a `tf.function` moves the statistics when `t` is true.",
 )
 def tensor_training_works():
     model, bn = functional()
@@ -746,7 +818,7 @@ def kernel_changes(layer, action):
 @fact(
     "gan_discriminator_learns",
     GROUP,
-    "Compile D, freeze D, compile GAN: D.train_on_batch still trains D.",
+    "Compile D, freeze D, compile GAN: `D.train_on_batch` still trains D.",
 )
 def gan_discriminator_learns():
     discriminator, _, _ = gan()
@@ -758,7 +830,7 @@ def gan_discriminator_learns():
 @fact(
     "gan_discriminator_statistics_move",
     GROUP,
-    "Compile D, freeze D, compile GAN: D.train_on_batch moves D's statistics.",
+    "Compile D, freeze D, compile GAN: `D.train_on_batch` moves D's statistics.",
 )
 def gan_discriminator_statistics_move():
     discriminator, bn, _ = gan()
@@ -768,7 +840,7 @@ def gan_discriminator_statistics_move():
 @fact(
     "gan_generator_step_trains_discriminator",
     GROUP,
-    "Compile D, freeze D, compile GAN: GAN.train_on_batch trains D as well.",
+    "Compile D, freeze D, compile GAN: `GAN.train_on_batch` trains D as well.",
 )
 def gan_generator_step_trains_discriminator():
     discriminator, _, model = gan()
@@ -780,7 +852,7 @@ def gan_generator_step_trains_discriminator():
 @fact(
     "gan_generator_step_moves_discriminator_statistics",
     GROUP,
-    "Compile D, freeze D, compile GAN: GAN.train_on_batch moves D's statistics.",
+    "Compile D, freeze D, compile GAN: `GAN.train_on_batch` moves D's statistics.",
 )
 def gan_generator_step_moves_discriminator_statistics():
     _, bn, model = gan()
@@ -796,24 +868,24 @@ def changes_its_input(layer, x):
     return not np.allclose(np.array(layer(tf.constant(x))), x, rtol=0, atol=1e-6)
 
 
-@fact("dropout_default_active", GROUP, "Dropout(0.5)(x) called without a phase drops.")
+@fact("dropout_default_active", GROUP, "`Dropout(0.5)(x)` called without a phase drops.")
 def dropout_default_active():
     return changes_its_input(keras.layers.Dropout(0.5), np.ones((4, 64), "float32"))
 
 
-@fact("gaussian_noise_default_active", GROUP, "GaussianNoise(1.0)(x) called without a phase adds noise.")
+@fact("gaussian_noise_default_active", GROUP, "`GaussianNoise(1.0)(x)` called without a phase adds noise.")
 def gaussian_noise_default_active():
     return changes_its_input(keras.layers.GaussianNoise(1.0), np.ones((4, 64), "float32"))
 
 
-@fact("lstm_dropout_default_active", GROUP, "LSTM(dropout=0.5)(x) called twice without a phase gives two results.")
+@fact("lstm_dropout_default_active", GROUP, "`LSTM(8, dropout=0.5)(x)` called twice without a phase gives two results.")
 def lstm_dropout_default_active():
     layer = keras.layers.LSTM(8, dropout=0.5)
     x = tf.constant(data((4, 6, 16)))
     return not np.allclose(np.array(layer(x)), np.array(layer(x)), rtol=0, atol=1e-6)
 
 
-@fact("lstm_dropout_training_varies", GROUP, "LSTM(dropout=0.5)(x, training=True) called twice gives two results.")
+@fact("lstm_dropout_training_varies", GROUP, "`LSTM(8, dropout=0.5)(x, training=True)` called twice gives two results.")
 def lstm_dropout_training_varies():
     layer = keras.layers.LSTM(8, dropout=0.5)
     x = tf.constant(data((4, 6, 16)))
@@ -828,7 +900,7 @@ def preprocessing(name):
     return getattr(keras.layers.experimental.preprocessing, name)
 
 
-@fact("random_flip_default_active", GROUP, 'RandomFlip("horizontal")(x) called without a phase flips.')
+@fact("random_flip_default_active", GROUP, '`RandomFlip("horizontal")(x)` called without a phase flips.')
 def random_flip_default_active():
     # Sixty-four images, each flipped with probability 1/2: all unflipped by chance once in 2**64.
     return changes_its_input(preprocessing("RandomFlip")("horizontal"), data((64, 4, 4, 3)))
@@ -845,22 +917,22 @@ def leak(name, *args):
     return moves_statistics(bn, lambda: eager_default(model, data((8, 4, 4, 4))))
 
 
-@fact("rescaling_leaks_training", GROUP, "Rescaling in front of BatchNormalization: m(x) moves the statistics.")
+@fact("rescaling_leaks_training", GROUP, "Rescaling in front of BatchNormalization: `m(x)` moves the statistics.")
 def rescaling_leaks_training():
     return leak("Rescaling", 1.0)
 
 
-@fact("resizing_leaks_training", GROUP, "Resizing in front of BatchNormalization: m(x) moves the statistics.")
+@fact("resizing_leaks_training", GROUP, "Resizing in front of BatchNormalization: `m(x)` moves the statistics.")
 def resizing_leaks_training():
     return leak("Resizing", 4, 4)
 
 
-@fact("center_crop_leaks_training", GROUP, "CenterCrop in front of BatchNormalization: m(x) moves the statistics.")
+@fact("center_crop_leaks_training", GROUP, "CenterCrop in front of BatchNormalization: `m(x)` moves the statistics.")
 def center_crop_leaks_training():
     return leak("CenterCrop", 4, 4)
 
 
-@fact("random_flip_leaks_training", GROUP, "RandomFlip in front of BatchNormalization: m(x) moves the statistics.")
+@fact("random_flip_leaks_training", GROUP, "RandomFlip in front of BatchNormalization: `m(x)` moves the statistics.")
 def random_flip_leaks_training():
     return leak("RandomFlip", "horizontal")
 
@@ -868,7 +940,7 @@ def random_flip_leaks_training():
 @fact(
     "forced_dropout_subclass_predict_varies",
     GROUP,
-    "A Dropout subclass that passes training=True to super().call gives two results in two calls of predict.",
+    "A Dropout subclass that passes `training=True` to `super().call` gives two results in two calls of `predict`.",
 )
 def forced_dropout_subclass_predict_varies():
     class Always(keras.layers.Dropout):
@@ -920,7 +992,7 @@ def bn_epsilon():
     return float(keras.layers.BatchNormalization().epsilon)
 
 
-@fact("mbv2_momentum", GROUP, "The momentum of every BatchNormalization in keras.applications.MobileNetV2.")
+@fact("mbv2_momentum", GROUP, "The momentum of every BatchNormalization in `keras.applications.MobileNetV2`.")
 def mbv2_momentum():
     model = keras.applications.MobileNetV2(input_shape=(32, 32, 3), alpha=0.35, include_top=False, weights=None)
     found = {float(layer.momentum) for layer in model.layers if "BatchNorm" in type(layer).__name__}
@@ -933,7 +1005,7 @@ def count_updates(bn, action):
     """How many updates did `action` make? The data are constant 5, so n updates leave 5 * (1 - momentum**n)."""
     action()
     left = 1 - float(np.array(bn.moving_mean.numpy()).mean()) / 5
-    count = round(math.log(left) / math.log(float(bn.momentum)), 2)
+    count = round(math.log(left) / math.log(float(bn.momentum)), 1)
     return int(count) if count == int(count) else count
 
 
@@ -946,7 +1018,7 @@ def time_distributed():
 @fact(
     "time_distributed_fit_update_count",
     GROUP,
-    "Updates that one step of fit makes to TimeDistributed(BatchNormalization) on three time steps.",
+    "Updates that one step of `fit` makes to `TimeDistributed(BatchNormalization())` on three time steps.",
 )
 def time_distributed_fit_update_count():
     model, bn = time_distributed()
@@ -957,7 +1029,7 @@ def time_distributed_fit_update_count():
 @fact(
     "time_distributed_call_update_count",
     GROUP,
-    "Updates that m(x, training=True) makes to TimeDistributed(BatchNormalization) on three time steps.",
+    "Updates that `m(x, training=True)` makes to `TimeDistributed(BatchNormalization())` on three time steps.",
 )
 def time_distributed_call_update_count():
     model, bn = time_distributed()
@@ -967,7 +1039,7 @@ def time_distributed_call_update_count():
 @fact(
     "shared_bn_fit_update_count",
     GROUP,
-    "Updates that one step of fit makes to a BatchNormalization called on two branches.",
+    "Updates that one step of `fit` makes to a BatchNormalization called on two branches.",
 )
 def shared_bn_fit_update_count():
     bn = keras.layers.BatchNormalization()
@@ -995,7 +1067,7 @@ def masked_bn_ignores_padding():
 @fact(
     "lambda_closure_bn_tracked",
     GROUP,
-    "A BatchNormalization used inside a Lambda is in model.weights.",
+    "The weights of a BatchNormalization used inside a Lambda are in `model.weights`.",
 )
 def lambda_closure_bn_tracked():
     bn = keras.layers.BatchNormalization()
@@ -1052,12 +1124,12 @@ def kept_by_model(file, **kwargs):
     return kept(file, lambda model, path: model.save(path, **kwargs), load_back)
 
 
-@fact("weights_h5_keeps_statistics", GROUP, 'save_weights("x.weights.h5") and load_weights keep the statistics.')
+@fact("weights_h5_keeps_statistics", GROUP, '`save_weights("x.weights.h5")` and `load_weights` keep the statistics.')
 def weights_h5_keeps_statistics():
     return kept_by_weights("model.weights.h5")
 
 
-@fact("weights_checkpoint_keeps_statistics", GROUP, "tf.train.Checkpoint(model=model) keeps the statistics.")
+@fact("weights_checkpoint_keeps_statistics", GROUP, "`tf.train.Checkpoint(model=model)` keeps the statistics.")
 def weights_checkpoint_keeps_statistics():
     def load_back(path):
         model, bn = functional()
@@ -1067,22 +1139,22 @@ def weights_checkpoint_keeps_statistics():
     return kept("checkpoint", lambda model, path: tf.train.Checkpoint(model=model).save(path), load_back)
 
 
-@fact("keras_file_keeps_statistics", GROUP, 'save("x.keras") and load_model keep the statistics.')
+@fact("keras_file_keeps_statistics", GROUP, '`save("x.keras")` and `load_model` keep the statistics.')
 def keras_file_keeps_statistics():
     return kept_by_model("model.keras")
 
 
-@fact("h5_file_keeps_statistics", GROUP, 'save("x.h5") and load_model keep the statistics.')
+@fact("h5_file_keeps_statistics", GROUP, '`save("x.h5")` and `load_model` keep the statistics.')
 def h5_file_keeps_statistics():
     return kept_by_model("model.h5")
 
 
-@fact("savedmodel_keeps_statistics", GROUP, 'save("folder", save_format="tf") and load_model keep the statistics.')
+@fact("savedmodel_keeps_statistics", GROUP, '`save("folder", save_format="tf")` and `load_model` keep the statistics.')
 def savedmodel_keeps_statistics():
     return kept_by_model("model", save_format="tf")
 
 
-@fact("clone_model_keeps_statistics", GROUP, "clone_model keeps the statistics.")
+@fact("clone_model_keeps_statistics", GROUP, "`clone_model` keeps the statistics.")
 def clone_model_keeps_statistics():
     model, bn = functional()
     known_statistics(bn)
@@ -1144,7 +1216,7 @@ def serves_batch_statistics(save, build, phase=None, head=True):
 @fact(
     "savedmodel_serving_uses_batch_stats",
     GROUP,
-    "The SavedModel of the model's own exporter (Model.export, tf.saved_model.save before 2.13) serves batch statistics.",
+    "The SavedModel of the model's own exporter (`Model.export` where it exists, else `tf.saved_model.save`) serves batch statistics.",
 )
 def savedmodel_serving_uses_batch_stats():
     return serves_batch_statistics(own_exporter, functional)
@@ -1154,12 +1226,17 @@ def savedmodel_serving_uses_batch_stats():
     "savedmodel_serving_uses_batch_stats_lp1",
     GROUP,
     "With learning phase 1, the SavedModel of the model's own exporter serves batch statistics.",
+    task="savedmodel_serving_uses_batch_stats_lp1",
 )
 def savedmodel_serving_uses_batch_stats_lp1():
     return serves_batch_statistics(own_exporter, functional, phase=1)
 
 
-@fact("tf_saved_model_save_uses_batch_stats", GROUP, "tf.saved_model.save writes a SavedModel that serves batch statistics.")
+@fact(
+    "tf_saved_model_save_uses_batch_stats",
+    GROUP,
+    "`tf.saved_model.save` writes a SavedModel that serves batch statistics.",
+)
 def tf_saved_model_save_uses_batch_stats():
     return serves_batch_statistics(lambda model, folder: tf.saved_model.save(model, folder), functional)
 
@@ -1167,7 +1244,8 @@ def tf_saved_model_save_uses_batch_stats():
 @fact(
     "tf_saved_model_save_uses_batch_stats_lp1",
     GROUP,
-    "With learning phase 1, tf.saved_model.save writes a SavedModel that serves batch statistics.",
+    "With learning phase 1, `tf.saved_model.save` writes a SavedModel that serves batch statistics.",
+    task="tf_saved_model_save_uses_batch_stats_lp1",
 )
 def tf_saved_model_save_uses_batch_stats_lp1():
     return serves_batch_statistics(lambda model, folder: tf.saved_model.save(model, folder), functional, phase=1)
@@ -1184,13 +1262,31 @@ def resizing_serving_uses_batch_stats():
     )
 
 
+@fact(
+    "resizing_explicit_false_signature_uses_batch_stats",
+    GROUP,
+    "Resizing in front of BatchNormalization, and a signature of your own that calls `m(x, training=False)`, saved by `tf.saved_model.save`: it serves batch statistics.",
+)
+def resizing_explicit_false_signature_uses_batch_stats():
+    def save(model, folder):
+        @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, 4], tf.float32)])
+        def serve(batch):
+            return {"output": model(batch, training=False)}
+
+        tf.saved_model.save(model, folder, signatures=serve)
+
+    return serves_batch_statistics(
+        save, lambda: in_front_of_batch_normalization(preprocessing("Resizing")(4, 4)), head=False
+    )
+
+
 # --- distribution ------------------------------------------------------------------------------------------------------
 
 GROUP = "Two replicas under MirroredStrategy"
 
 
 def mirrored(index, **kwargs):
-    """One step on two replicas fed different halves; say whose mean (index 0) or variance (index 1) was recorded."""
+    """One step on two replicas fed different halves; say whose mean (index 0) or variance (index 1) is saved."""
     sign = np.array([[1], [-1]] * 4, "float32") * np.ones((1, 4), "float32")
     halves = np.stack([2 + sign, 6 + 2 * sign])
     strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
@@ -1207,9 +1303,15 @@ def mirrored(index, **kwargs):
         return (strategy.run if hasattr(strategy, "run") else strategy.experimental_run_v2)(replica_step)
 
     step()
-    variable = (bn.moving_mean, bn.moving_variance)[index]
-    variable = variable.value if is_keras_3() else variable
-    value = float(np.array(tf.identity(variable)).mean())
+    # Reading the variable answers differently inside and outside of strategy.scope(); what is saved is what remains.
+    name = ("moving_mean", "moving_variance")[index]
+    with tempfile.TemporaryDirectory() as folder:
+        saved = tf.train.Checkpoint(bn=bn).save(os.path.join(folder, "checkpoint"))
+        reader = tf.train.load_checkpoint(saved)
+        keys = [key for key in reader.get_variable_to_shape_map() if name in key and key.endswith("VARIABLE_VALUE")]
+        if len(keys) != 1:
+            raise ValueError("the checkpoint has %s entries for %s" % (len(keys), name))
+        value = float(reader.get_tensor(keys[0]).mean())
     momentum = float(bn.momentum)
     seen = (value - momentum * index) / (1 - momentum)
     candidates = [
@@ -1218,26 +1320,34 @@ def mirrored(index, **kwargs):
     ][index]
     near = [name for name, wanted in candidates.items() if abs(seen - wanted) < 0.02]
     if len(near) != 1:
-        raise ValueError("the recorded value %.3f fits none of %s" % (seen, sorted(candidates)))
+        raise ValueError("the saved value stands for %.3f, which fits none of %s" % (seen, sorted(candidates)))
     return near[0]
 
 
-@fact("mirrored_mean", GROUP, "Whose mean a plain BatchNormalization records.")
+@fact("mirrored_mean", GROUP, "Whose mean a checkpoint keeps after a step of a plain BatchNormalization.")
 def mirrored_mean():
     return mirrored(0)
 
 
-@fact("mirrored_variance", GROUP, "Whose variance a plain BatchNormalization records.")
+@fact("mirrored_variance", GROUP, "Whose variance a checkpoint keeps after a step of a plain BatchNormalization.")
 def mirrored_variance():
     return mirrored(1)
 
 
-@fact("mirrored_synchronized_mean", GROUP, "Whose mean BatchNormalization(synchronized=True) records.")
+@fact(
+    "mirrored_synchronized_mean",
+    GROUP,
+    "Whose mean a checkpoint keeps after a step of `BatchNormalization(synchronized=True)`.",
+)
 def mirrored_synchronized_mean():
     return mirrored(0, synchronized=True)
 
 
-@fact("mirrored_synchronized_variance", GROUP, "Whose variance BatchNormalization(synchronized=True) records.")
+@fact(
+    "mirrored_synchronized_variance",
+    GROUP,
+    "Whose variance a checkpoint keeps after a step of `BatchNormalization(synchronized=True)`.",
+)
 def mirrored_synchronized_variance():
     return mirrored(1, synchronized=True)
 
@@ -1247,42 +1357,42 @@ def mirrored_synchronized_variance():
 GROUP = "Names that came and went"
 
 
-@fact("has_set_learning_phase", GROUP, "keras.backend.set_learning_phase exists.")
+@fact("has_set_learning_phase", GROUP, "`keras.backend.set_learning_phase` exists.")
 def has_set_learning_phase():
     return hasattr(keras.backend, "set_learning_phase")
 
 
-@fact("has_learning_phase", GROUP, "keras.backend.learning_phase exists.")
+@fact("has_learning_phase", GROUP, "`keras.backend.learning_phase` exists.")
 def has_learning_phase():
     return hasattr(keras.backend, "learning_phase")
 
 
-@fact("has_learning_phase_scope", GROUP, "keras.backend.learning_phase_scope exists.")
+@fact("has_learning_phase_scope", GROUP, "`keras.backend.learning_phase_scope` exists.")
 def has_learning_phase_scope():
     return hasattr(keras.backend, "learning_phase_scope")
 
 
-@fact("has_updates", GROUP, "Model.updates exists.")
+@fact("has_updates", GROUP, "`Model.updates` exists.")
 def has_updates():
     return hasattr(keras.Model, "updates")
 
 
-@fact("has_get_updates_for", GROUP, "Model.get_updates_for exists.")
+@fact("has_get_updates_for", GROUP, "`Model.get_updates_for` exists.")
 def has_get_updates_for():
     return hasattr(keras.Model, "get_updates_for")
 
 
-@fact("updates_count", GROUP, "Entries in model.updates of a Functional model with one BatchNormalization.")
+@fact("updates_count", GROUP, "Entries in `model.updates` of a Functional model with one BatchNormalization.")
 def updates_count():
     return len(functional()[0].updates)
 
 
-@fact("has_model_export", GROUP, "Model.export exists.")
+@fact("has_model_export", GROUP, "`Model.export` exists.")
 def has_model_export():
     return hasattr(keras.Model, "export")
 
 
-@fact("has_group_normalization", GROUP, "keras.layers.GroupNormalization exists.")
+@fact("has_group_normalization", GROUP, "`keras.layers.GroupNormalization` exists.")
 def has_group_normalization():
     return hasattr(keras.layers, "GroupNormalization")
 
@@ -1299,7 +1409,7 @@ for argument, value in (("synchronized", True), ("renorm", True), ("virtual_batc
     register(
         "bn_accepts_" + argument,
         GROUP,
-        "BatchNormalization accepts %s=%s." % (argument, value),
+        "`BatchNormalization(%s=%s)` is accepted." % (argument, value),
         functools.partial(accepts, argument, value),
     )
 
@@ -1357,7 +1467,7 @@ def in_child(names, folder, limit):
     return pid, names, path
 
 
-def ask_forked(names, jobs, folder, limit=300):
+def ask_forked(names, jobs, folder, limit=900):
     """Answer facts, each task in a process of its own, `jobs` of them at a time."""
     tasks = {}
     for name in names:
@@ -1389,7 +1499,7 @@ def ask_here(names):
     """Answer facts in this process, those that set the learning phase last."""
     start()
     answers = {}
-    for name in sorted(names, key=lambda name: "lp1" in name):
+    for name in sorted(names, key=lambda name: "lp1" in name or "lp0" in name):
         keras.backend.clear_session()
         answers[name] = answer(name)
     return answers
@@ -1408,7 +1518,7 @@ def ask(names, flavour="keras", jobs=2):
         answers = ask_here(names)
     return {
         "tensorflow": tf.__version__,
-        "keras": keras.__version__,
+        "keras": keras_version(),
         "python": platform.python_version(),
         "seconds": round(time.time() - began, 1),
         "cells": {name: answers[name] for name in names},

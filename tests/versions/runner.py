@@ -7,11 +7,11 @@
     python tests/versions/runner.py diff nightly --out diff.md
 
 A column is one pair of TensorFlow and Keras, and its id says which: `2.15.1` is that TensorFlow with the Keras it
-resolves to, `2.19.1+keras3.5.0` names another Keras, `2.21.0+tf_keras` is Keras 2 beside a newer TensorFlow. The id of a
-release that COLUMNS does not list works too. `rc` and `nightly` stand for the newest release candidate and nightly.
+resolves to, `2.19.1+keras3.5.0` names another Keras, `2.21.0+tf_keras` is Keras 2 beside a newer TensorFlow. The id of
+a release that COLUMNS does not list works too. `rc` and `nightly` are the newest release candidate and nightly.
 
-Each environment is made by uv in a temporary folder, with a download cache of its own, and removed after use, so that the
-disk never holds more than one TensorFlow a job. Nothing here imports TensorFlow; Python 3.11 or newer runs it.
+Each environment is made by uv in a temporary folder, with a download cache of its own, and removed after use, so that
+the disk never holds more than one TensorFlow a job. Nothing here imports TensorFlow; Python 3.11 or newer runs it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,7 @@ RESOLVED_KERAS = {
     "2.22.0rc0": "3.16.0.dev2026102704",
 }
 
-# Oldest first: Keras 2 by TensorFlow, then Keras 3 by Keras and TensorFlow. Neighbours are compared for the change list.
+# Oldest first: Keras 2 by TensorFlow, then Keras 3 by Keras and TensorFlow. The change list compares neighbours.
 COLUMNS = (
     "1.14.0",
     "1.15.5",
@@ -105,7 +106,7 @@ class ColumnError(Exception):
 
 
 def parse(column: str) -> tuple[str, str | None, bool]:
-    """Split a column id into the TensorFlow release, the Keras it names (None: see RESOLVED_KERAS) and tf_keras or not."""
+    """Split a column id into TensorFlow release, the Keras it names (None: see RESOLVED_KERAS), and tf_keras or not."""
     match = COLUMN_ID.fullmatch(column)
     if not match:
         raise ColumnError(
@@ -159,14 +160,14 @@ def uv() -> list[str]:
 
 
 def interpreter(version: str) -> str:
-    """Return a Python of `version`: pyenv's where pyenv has one, else the version alone, which uv finds or downloads."""
+    """Return a Python of `version`: pyenv's if it has one, else the version, for uv to find or download."""
     root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found = sorted(root.glob(f"versions/{version}.*/bin/python"))
     return str(found[-1]) if found else version
 
 
 def call(command: Sequence[str], **kwargs: object) -> str:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, **kwargs)  # type: ignore[call-overload]
     if done.returncode:
         raise ColumnError(f"{' '.join(command[:4])} … ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return str(done.stdout)
@@ -226,6 +227,7 @@ def run_in_column(
     extra: Sequence[str] = (),
     keep: str | Path | None = None,
     timeout: float | None = None,
+    quiet: bool = False,
 ) -> None:
     """Run a script with the Python of a column. It must run on that column's Python (3.7 up to TensorFlow 2.11).
 
@@ -237,27 +239,30 @@ def run_in_column(
         extra: further requirements, such as "scikit-learn".
         keep: a folder for environments that stay and are used again.
         timeout: seconds until the script is ended.
+        quiet: keep its standard error, where TensorFlow writes its start-up lines, for the message of a failure.
 
     Raises:
         ColumnError: when the environment cannot be made or the script fails; `out` is untouched then.
     """
     if not Path(script).is_file():
         raise ColumnError(f"There is no script at {script}.")
-    with environment(column, extra, Path(keep).resolve() if keep else None) as python:
-        with tempfile.TemporaryDirectory(prefix="phasebook-home-") as home:
-            command = [str(python), str(script), *args]
-            try:
-                done = subprocess.run(
-                    command,
-                    env=clean_environ(home),
-                    timeout=timeout,
-                    text=True,
-                    stdout=subprocess.PIPE if out else None,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise ColumnError(f"{script} on {column} did not end within {timeout:.0f} s.") from error
+    with (
+        environment(column, extra, Path(keep).resolve() if keep else None) as python,
+        tempfile.TemporaryDirectory(prefix="phasebook-home-") as home,
+    ):
+        try:
+            done = subprocess.run(
+                [str(python), str(script), *args],
+                env=clean_environ(home),
+                timeout=timeout,
+                text=True,
+                stdout=subprocess.PIPE if out else None,
+                stderr=subprocess.PIPE if quiet else None,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ColumnError(f"{script} on {column} did not end within {timeout:.0f} s.") from error
     if done.returncode:
-        raise ColumnError(f"{script} on {column} ended with {done.returncode}.")
+        raise ColumnError(f"{script} on {column} ended with {done.returncode}.\n{(done.stderr or '')[-3000:]}".rstrip())
     if out:
         write(Path(out), done.stdout)
 
@@ -297,9 +302,11 @@ def probe(column: str, facts: Sequence[str], keep: Path | None = None) -> dict:
     """Ask facts of a column on its real wheels, and return what probes.py writes."""
     with tempfile.TemporaryDirectory(prefix="phasebook-answers-") as folder:
         answers = Path(folder) / "answers.json"
+        # A copy: AutoGraph reads the source while probes run, and an edit meanwhile would change what they ask.
+        script = Path(shutil.copy(PROBES, folder))
         flavour = "tf_keras" if column.endswith("+tf_keras") else "keras"
         args = ["--out", str(answers), "--keras", flavour, "--facts", *facts]
-        run_in_column(column, PROBES, args, Path(folder) / "stdout", keep=keep)
+        run_in_column(column, script, args, Path(folder) / "stdout", keep=keep, quiet=True)
         result: dict = json.loads(answers.read_text())
     if COLUMN_ID.fullmatch(column):
         tensorflow, keras, _ = parse(column)
@@ -334,22 +341,27 @@ def order(columns: Iterable[str]) -> list[str]:
     return sorted(columns, key=lambda c: (c.endswith("+tf_keras"), known.get(c, len(COLUMNS)), c))
 
 
-def merge(matrix: dict, column: dict, cells: dict, register: dict) -> dict:
-    """Return the matrix with one column's answers in it, its facts those of the register, in that order."""
-    columns = {entry["id"]: entry for entry in matrix["columns"]} | {column["id"]: column}
+def with_register(matrix: dict, register: dict) -> dict:
+    """Return the matrix with its columns in order and its facts those of the register; others are dropped."""
+    columns = {entry["id"]: entry for entry in matrix["columns"]}
     ids = order(columns)
-    rows = {}
-    for fact in register:
-        row = dict(matrix["cells"].get(fact, {}))
-        if fact in cells:
-            row[column["id"]] = cells[fact]
-        rows[fact] = {name: row[name] for name in ids if name in row}
+    rows = {fact: matrix["cells"].get(fact, {}) for fact in register}
     return {
-        "generated": datetime.date.today().isoformat(),
+        "generated": matrix["generated"],
         "columns": [columns[name] for name in ids],
         "facts": [{"id": name, "statement": f["statement"], "group": f["group"]} for name, f in register.items()],
-        "cells": rows,
+        "cells": {fact: {name: row[name] for name in ids if name in row} for fact, row in rows.items()},
     }
+
+
+def merge(matrix: dict, column: dict, cells: dict, register: dict) -> dict:
+    """Return the matrix with one column's answers in it."""
+    rows = {fact: dict(row) for fact, row in matrix["cells"].items()}
+    for fact, value in cells.items():
+        rows.setdefault(fact, {})[column["id"]] = value
+    others = [entry for entry in matrix["columns"] if entry["id"] != column["id"]]
+    merged = {"generated": datetime.date.today().isoformat(), "columns": [*others, column], "cells": rows}
+    return with_register(merged, register)
 
 
 def fill(columns: Sequence[str], fresh: bool, jobs: int, keep: Path | None, facts: Sequence[str], path: Path) -> int:
@@ -365,8 +377,8 @@ def fill(columns: Sequence[str], fresh: bool, jobs: int, keep: Path | None, fact
         parse(column)
     lock = threading.Lock()
     began = time.time()
-    finished = []
-    failed = []
+    finished: list[str] = []
+    failed: list[str] = []
 
     def say(text: str) -> None:
         print(f"[{len(finished) + len(failed)}/{len(columns)}] {time.time() - began:6.0f} s  {text}", flush=True)
@@ -394,6 +406,10 @@ def fill(columns: Sequence[str], fresh: bool, jobs: int, keep: Path | None, fact
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, columns))
+    # Statements and groups come from probes.py even when no column had to be asked.
+    matrix = read_matrix(path)
+    if matrix["columns"]:
+        write(path, dumps(with_register(matrix, register)))
     if failed:
         print(f"{len(failed)} columns failed: {', '.join(failed)}. Run the same command again to ask only those.")
     return len(failed)
@@ -434,7 +450,8 @@ def diff(column: str, base: str | None, out: Path, keep: Path | None) -> None:
     rows = differences(matrix, base, result)
     text = ""
     if rows:
-        head = f"TensorFlow {result['tensorflow']} with Keras {result['keras']} answers {len(rows)} facts differently from {base}."
+        release = f"TensorFlow {result['tensorflow']} with Keras {result['keras']}"
+        head = f"{release} answers {len(rows)} facts differently from {base}."
         lines = [f"| `{fact}` | {statements[fact]} | {was} | {now} |" for fact, was, now in rows]
         table = "\n".join(["| fact | statement | " + base + " | now |", "|---|---|---|---|", *lines])
         text = f"{head}\n\n{table}\n"
@@ -473,6 +490,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     other.add_argument("--out", type=Path, required=True, help="a Markdown file; empty when nothing differs")
     other.add_argument("--keep", type=Path, help="keep environments in this folder and use them again")
     options = parser.parse_args(argv)
+    # A terminated run removes its environments as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if options.command == "list":
             print("\n".join(COLUMNS))

@@ -1,0 +1,851 @@
+"""Models and steps with one phase bug each, after the threads that reported it (keras# and tf# name the trackers)."""
+
+from __future__ import annotations
+
+import functools
+import types
+
+import keras
+import numpy as np
+import tensorflow as tf
+from cases import FLAT, IMAGES, LABELS, LOGITS, Case, L, X, Y, conv_block, make_step, registry, settle, small_cnn, small_mlp
+
+CASES, case = registry()
+
+
+# -- PD101: `call` cannot be told the phase ---------------------------------------------------------------------------
+
+
+@case
+def subclass_without_argument() -> Case:  # keras-team/keras-hub#1500
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="net")
+            self.conv, self.norm, self.pool = L.Conv2D(6, 3), L.BatchNormalization(), L.GlobalMaxPooling2D()
+            self.head = L.Dense(10)
+
+        def call(self, inputs):
+            return self.head(self.pool(tf.nn.relu(self.norm(self.conv(inputs)))))
+
+    return Case(Net(), X, Y, codes=("PD101",), where="net")
+
+
+@case
+def subclass_with_kwargs_only() -> Case:  # tf#36073
+    class Tagger(keras.Model):
+        def __init__(self):
+            super().__init__(name="tagger")
+            self.embed, self.rnn = L.Embedding(50, 8), L.GRU(8, dropout=0.3, return_sequences=True)
+            self.out = L.Dense(4)
+
+        def call(self, tokens, **kwargs):
+            return self.out(self.rnn(self.embed(tokens)))
+
+    tokens = np.random.default_rng(0).integers(0, 50, (16, 7))
+    return Case(Tagger(), tokens, codes=("PD101",), where="tagger")
+
+
+@case
+def decorated_call_hides_the_argument() -> Case:  # item 3 of "Five that no documentation states"
+    def logged(call):
+        def inner(self, x):
+            return call(self, x)
+
+        return inner
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="decorated")
+            self.hidden, self.drop, self.head = L.Dense(16, "relu"), L.Dropout(0.4), L.Dense(10)
+
+        @logged
+        def call(self, x, training=None):
+            return self.head(self.drop(self.hidden(x), training=training))
+
+    class Fixed(Net):
+        """Only the drawing of masks is left to Keras."""
+
+        @logged
+        def call(self, x):
+            return self.head(self.drop(self.hidden(x)))
+
+    return Case(Fixed(), FLAT, Y, codes=("PD101",), where="decorated")
+
+
+@case
+def dict_inputs_without_argument() -> Case:  # keras-team/keras-hub#1623
+    class TwoTower(keras.Model):
+        def __init__(self):
+            super().__init__(name="towers")
+            self.user, self.item = L.Dense(8), L.Dense(8)
+            self.norm, self.drop = L.BatchNormalization(), L.Dropout(0.5)
+
+        def call(self, features):
+            u = self.drop(self.user(features["user"]))
+            return tf.reduce_sum(u * self.norm(self.item(features["item"])), axis=-1, keepdims=True)
+
+    x = {"user": FLAT[:, :32], "item": FLAT[:, 32:]}
+    return Case(TwoTower(), x, codes=("PD101",), where="towers")
+
+
+@case
+def explicit_phase_of_a_sibling_reaches_dropout() -> Case:  # keras#20285: the call context keeps what a sibling was told
+    class Tuner(keras.Model):
+        def __init__(self):
+            super().__init__(name="tuner")
+            self.backbone = keras.Sequential([L.Conv2D(4, 3), L.BatchNormalization()], name="backbone")
+            self.backbone.trainable = False
+            self.pool, self.drop, self.head = L.GlobalAveragePooling2D(), L.Dropout(0.5, name="drop"), L.Dense(10)
+
+        def call(self, x, training=None):
+            x = self.pool(self.backbone(x, training=False))
+            return self.head(self.drop(x))
+
+    return Case(Tuner(), X, Y, codes=("PD101",), where="drop")
+
+
+@case
+def compiled_transformer_without_argument() -> Case:  # "dropout never used"
+    class Encoder(keras.Model):
+        def __init__(self):
+            super().__init__(name="encoder")
+            self.attention = L.MultiHeadAttention(2, 4)
+            self.drop, self.norm, self.head = L.Dropout(0.3), L.LayerNormalization(), L.Dense(3)
+
+        def call(self, x, mask=None):
+            return self.head(self.norm(x + self.drop(self.attention(x, x))))
+
+    model = Encoder()
+    model.compile("adam", "mse")
+    x = X[..., 0]
+    model.fit(x, np.zeros((32, 8, 3), "float32"), verbose=0)
+    return Case(model, x, codes=("PD101",), where="encoder")
+
+
+# -- PD102: recorded and ignored --------------------------------------------------------------------------------------
+
+
+@case
+def fine_tuning_with_recorded_false() -> Case:  # keras#23364, the official guide
+    base = small_cnn("backbone", outputs=8)
+    settle(base, X)
+    inputs = keras.Input((8, 8, 1))
+    outputs = L.Dense(10)(L.Dropout(0.2)(base(inputs, training=False)))
+    return Case(keras.Model(inputs, outputs), X, Y, codes=("PD102",), where="backbone")
+
+
+@case
+def monte_carlo_dropout_recorded_true() -> Case:  # keras-team/tf-keras#81
+    inputs = keras.Input((64,))
+    x = L.Dense(24, activation="relu")(inputs)
+    x = L.Dropout(0.5, name="mc")(x, training=True)
+    return Case(keras.Model(inputs, L.Dense(10)(x)), FLAT, Y, codes=("PD102",), where="mc")
+
+
+@case
+def recorded_false_two_models_deep() -> Case:  # keras#20298
+    inner = keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(4, 3), L.BatchNormalization()], name="inner")
+    middle_in = keras.Input((8, 8, 1))
+    middle = keras.Model(middle_in, L.Flatten()(inner(middle_in, training=False)), name="middle")
+    inputs = keras.Input((8, 8, 1))
+    model = settle(keras.Model(inputs, L.Dense(10)(middle(inputs))), X)
+    return Case(model, X, Y, codes=("PD102",), where="middle/inner")
+
+
+@case
+def spatial_dropout_meant_to_stay_on() -> Case:  # keras#16000
+    inputs = keras.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, activation="relu")(inputs)
+    x = L.SpatialDropout2D(0.4, name="keep_on")(x, training=True)
+    return Case(keras.Model(inputs, L.Dense(1)(L.Flatten()(x))), X, codes=("PD102",), where="keep_on")
+
+
+# -- PD103: untracked -------------------------------------------------------------------------------------------------
+
+
+@case
+def batchnorm_in_a_lambda_closure() -> Case:  # shenweichen/DeepCTR#522
+    norm = L.BatchNormalization(name="closure_norm")
+    model = keras.Sequential([keras.Input((64,)), L.Dense(12), L.Lambda(lambda t: norm(t)), L.Dense(10)])
+    return Case(model, FLAT, Y, codes=("PD103",), where="closure_norm")
+
+
+@case
+def batchnorm_in_a_namespace() -> Case:  # keras#11430
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = types.SimpleNamespace(norm=L.BatchNormalization(name="tucked_away"))
+            self.dense = L.Dense(10)
+
+        def call(self, x, training=None):
+            return self.dense(self.parts.norm(x, training=training))
+
+    model = Net()
+    model(FLAT)
+    return Case(model, FLAT, Y, codes=("PD103",), where="tucked_away")
+
+
+@case
+def global_layer_in_a_custom_block() -> Case:
+    shared = L.BatchNormalization(name="global_norm", momentum=0.9)
+
+    class Block(L.Layer):
+        def __init__(self, units):
+            super().__init__()
+            self.dense = L.Dense(units)
+
+        def call(self, x, training=None):
+            return tf.nn.gelu(shared(self.dense(x), training=training))
+
+    inputs = keras.Input((64,))
+    model = keras.Model(inputs, L.Dense(1)(Block(16)(inputs)))
+    return Case(model, FLAT, codes=("PD103",), where="global_norm")
+
+
+# -- PD104: one BatchNormalization, several places --------------------------------------------------------------------
+
+
+@case
+def one_norm_after_two_denses() -> Case:  # keras#11927
+    norm = L.BatchNormalization(name="reused", momentum=0.9)
+    inputs = keras.Input((64,))
+    x = L.ReLU()(norm(L.Dense(16)(inputs)))
+    x = L.ReLU()(norm(L.Dense(16)(x)))
+    return Case(settle(keras.Model(inputs, L.Dense(10)(x)), FLAT), FLAT, Y, codes=("PD104",), where="reused")
+
+
+@case
+def one_norm_in_encoder_and_decoder() -> Case:  # keras#6623
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = L.Conv2D(6, 3, 2, "same"), L.Conv2DTranspose(6, 3, 2, "same")
+            self.norm, self.out = L.BatchNormalization(name="both_ways"), L.Conv2D(1, 1)
+
+        def call(self, x, training=None):
+            h = tf.nn.relu(self.norm(self.down(x), training=training))
+            return self.out(tf.nn.relu(self.norm(self.up(h), training=training)))
+
+    model = Net()
+    model(X)
+    return Case(model, X, codes=("PD104",), where="both_ways")
+
+
+@case
+def one_norm_for_two_modalities() -> Case:  # keras#8794
+    norm = L.BatchNormalization(name="for_both", momentum=0.9)
+    a, b = keras.Input((64,)), keras.Input((64,))
+    both = L.Concatenate()([norm(a), norm(b)])
+    x = (FLAT, (FLAT * 40 + 10).astype("float32"))
+    return Case(keras.Model([a, b], L.Dense(1)(both)), x, codes=("PD104",), where="for_both")
+
+
+# -- PD105: flags after compile ---------------------------------------------------------------------------------------
+
+
+@case
+def backbone_frozen_after_fit() -> Case:  # tf#29535
+    base = small_cnn("backbone", outputs=8)
+    model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(10)])
+    model.compile("adam", LOGITS)
+    model.fit(X, Y, verbose=0)
+    base.trainable = False
+    return Case(model, X, Y, codes=("PD105", "PD303"), where="backbone")
+
+
+@case
+def discriminator_of_the_classic_gan_recipe() -> Case:  # keras#8585
+    critic = keras.Sequential([keras.Input((64,)), L.Dense(16), L.LeakyReLU(), L.Dense(1)], name="critic")
+    critic.compile("adam", "binary_crossentropy")
+    critic.trainable = False
+    return Case(critic, FLAT, np.ones((32, 1)), codes=("PD105",), where="critic")
+
+
+@case
+def unfrozen_without_compiling_again() -> Case:  # keras#22787
+    base = small_cnn("backbone", outputs=8)
+    settle(base, X)
+    base.trainable = False
+    model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(10)])
+    model.compile("adam", LOGITS)
+    model.fit(X, Y, verbose=0)
+    base.trainable = True
+    return Case(model, X, Y, codes=("PD105",), where="backbone")
+
+
+# -- PD106: a default that leaks --------------------------------------------------------------------------------------
+
+
+@case
+def resizing_before_batchnorm() -> Case:  # keras#23166
+    inputs = keras.Input((10, 10, 1))
+    x = conv_block(L.Resizing(8, 8, name="resize")(inputs), 6, "one")
+    model = keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
+    x = np.pad(X, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return Case(settle(model, x), x, Y, codes=("PD106",), where="resize")
+
+
+@case
+def augmentation_before_dropout() -> Case:  # keras#17385
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), L.RandomFlip(name="flip"), L.Flatten(), L.Dropout(0.3, name="drop"), L.Dense(10)]
+    )
+    return Case(model, X, Y, codes=("PD106",), where="flip")
+
+
+@case
+def cropping_inside_a_preprocessing_model() -> Case:  # keras-team/keras-hub#2776
+    front = keras.Sequential([keras.Input((8, 8, 1)), L.CenterCrop(6, 6, name="crop"), L.Rescaling(2.0)], name="front")
+    inputs = keras.Input((8, 8, 1))
+    x = L.BatchNormalization(momentum=0.9)(L.Flatten()(front(inputs)))
+    return Case(settle(keras.Model(inputs, L.Dense(10)(x)), X), X, Y, codes=("PD106",), where="front/crop")
+
+
+# -- PD201: untouched -------------------------------------------------------------------------------------------------
+
+
+@case
+def trained_in_a_loop_without_the_phase() -> Case:  # tf#32864
+    model = small_cnn("looped")
+    step = make_step(model, training="none")
+    for _ in range(3):
+        step(X, Y)
+    return Case(model, X, Y, codes=("PD201",), where="one_bn")
+
+
+@case
+def checkpoint_of_trainable_variables_only() -> Case:  # tf#3926, tinghuiz/SfMLearner#17
+    trained = settle(small_mlp("saved"), FLAT)
+    model = small_mlp("restored")
+    for target, source in zip(model.trainable_variables, trained.trainable_variables, strict=True):
+        target.assign(source)
+    return Case(model, FLAT, Y, codes=("PD201",), where="norm")
+
+
+@case
+def frozen_backbone_without_its_statistics() -> Case:  # tensorflow/models#6313
+    base = small_cnn("backbone", outputs=8)
+    for weight in base.trainable_variables:
+        weight.assign(weight + 0.1)
+    base.trainable = False
+    model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(10)])
+    return Case(model, X, Y, codes=("PD201",), where="backbone/one_bn")
+
+
+@case
+def norm_without_gamma_and_beta() -> Case:  # tf#36936
+    model = keras.Sequential(
+        [keras.Input((64,)), L.Dense(16), L.BatchNormalization(center=False, scale=False, name="plain"), L.Dense(10)]
+    )
+    model.compile("sgd", LOGITS)
+
+    @tf.function
+    def loop(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x))
+        variables = model.trainable_variables
+        model.optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+
+    loop(FLAT, Y)
+    return Case(model, FLAT, Y, codes=("PD201",), where="plain")
+
+
+# -- PD202: far behind ------------------------------------------------------------------------------------------------
+
+
+@case
+def fifty_steps_at_the_default_momentum() -> Case:  # keras#7265
+    model = small_cnn("short", momentum=0.99)
+    model.compile(keras.optimizers.Adam(1e-3), LOGITS)
+    model.fit(IMAGES[:640], LABELS[:640], batch_size=32, epochs=2, verbose=0)
+    return Case(model, X, Y, codes=("PD202", "PD308"), where="one_bn")
+
+
+@case
+def residual_net_at_mobilenet_momentum() -> Case:  # tf#36446
+    inputs = keras.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, padding="same")(inputs)
+    for i in range(3):
+        h = L.BatchNormalization(momentum=0.999, name=f"norm{i}")(x)
+        x = L.Add()([x, L.Conv2D(8, 3, padding="same")(L.ReLU()(h))])
+    model = keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
+    step = make_step(model, optimizer=keras.optimizers.Adam(5e-3))
+    for i in range(30):
+        step(IMAGES[i * 32 : i * 32 + 32], LABELS[i * 32 : i * 32 + 32])
+    return Case(model, X, Y, {"train_step": step}, codes=("PD202",), where="norm0")
+
+
+@case
+def averaged_weights_with_stale_statistics() -> Case:  # tensorflow/addons#2497
+    model = settle(small_cnn("averaged"), X)
+    generator = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, L.Conv2D):
+            layer.kernel.assign(generator.normal(0, 0.6, layer.kernel.shape).astype("float32"))
+    return Case(model, X, Y, codes=("PD202",), where="one_bn")
+
+
+@case
+def data_on_another_scale() -> Case:  # "evaluate on my training data differs from fit"
+    return Case(settle(small_cnn("scaled"), X), X * 255.0, Y, codes=("PD202",), where="one_bn")
+
+
+# -- PD203: not finite ------------------------------------------------------------------------------------------------
+
+
+@case
+def one_batch_with_nan() -> Case:  # tf#34062
+    model = settle(small_mlp("poisoned"), FLAT)
+    spoilt = FLAT.copy()
+    spoilt[3, 5] = np.nan
+    model(spoilt, training=True)
+    return Case(model, FLAT, Y, codes=("PD203",), where="norm")
+
+
+@case
+def negative_variance() -> Case:  # tf#48845
+    model = settle(small_cnn("negative"), X)
+    norm = model.get_layer("two_bn")
+    norm.moving_variance.assign(norm.moving_variance - 10.0)
+    return Case(model, X, Y, codes=("PD203",), where="two_bn")
+
+
+@case
+def infinite_mean_in_a_nested_model() -> Case:  # keras#17204
+    base = settle(small_cnn("backbone", outputs=8), X)
+    norm = base.get_layer("one_bn")
+    norm.moving_mean.assign(tf.fill(norm.moving_mean.shape, np.inf))
+    model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(2)])
+    return Case(model, X, codes=("PD203",), where="backbone/one_bn")
+
+
+# -- PD301: unmoved ---------------------------------------------------------------------------------------------------
+
+
+@case
+def functional_step_without_the_phase() -> Case:  # the source article, C3
+    model = small_cnn("article")
+    return Case(model, X, Y, {"train_step": make_step(model, training="none")}, codes=("PD301",), where="one_bn")
+
+
+@case
+def subclass_step_with_false() -> Case:  # tf#28028
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.norm, self.head = L.Dense(16), L.BatchNormalization(name="norm"), L.Dense(10)
+
+        def call(self, x, training=False):
+            return self.head(tf.nn.relu(self.norm(self.dense(x), training=training)))
+
+    model = Net()
+    return Case(model, FLAT, Y, {"train_step": make_step(model, training=False)}, codes=("PD301",), where="norm")
+
+
+@case
+def overridden_train_step_without_the_phase() -> Case:  # tf#24050
+    class Own(keras.Model):
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x=x, y=y, y_pred=self(x))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            return {"loss": loss}
+
+    inputs = keras.Input((64,))
+    norm = L.BatchNormalization(name="norm")(L.Dense(16)(inputs))
+    model = Own(inputs, L.Dense(10)(L.ReLU()(norm)))
+    model.compile("adam", LOGITS)
+    return Case(model, FLAT, Y, codes=("PD301",), where="norm")
+
+
+@case
+def eager_step_that_returns_a_float() -> Case:  # tf#25525
+    model, optimizer = small_mlp("eager"), keras.optimizers.SGD(0.1)
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x))
+        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        return float(value)
+
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD301",), where="norm")
+
+
+@case
+def generator_never_in_training_mode() -> Case:  # keras#5221
+    generator = keras.Sequential(
+        [keras.Input((6,)), L.Dense(32), L.BatchNormalization(name="g_norm"), L.ReLU(), L.Dense(64)], name="generator"
+    )
+    critic = keras.Sequential([keras.Input((64,)), L.Dense(16, "relu"), L.Dense(1)], name="critic")
+    g_opt, c_opt = keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3)
+
+    @tf.function
+    def step(noise, real):
+        with tf.GradientTape() as g_tape, tf.GradientTape() as c_tape:
+            fake = generator(noise)
+            c_fake = critic(fake, training=True)
+            c_loss = tf.reduce_mean(c_fake) - tf.reduce_mean(critic(real, training=True))
+            g_loss = -tf.reduce_mean(c_fake)
+        g_opt.apply_gradients(
+            zip(g_tape.gradient(g_loss, generator.trainable_variables), generator.trainable_variables, strict=True)
+        )
+        c_opt.apply_gradients(
+            zip(c_tape.gradient(c_loss, critic.trainable_variables), critic.trainable_variables, strict=True)
+        )
+        return c_loss
+
+    noise = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    return Case(generator, noise, FLAT, {"train_step": step}, codes=("PD301",), where="g_norm")
+
+
+class RunningNorm(L.Layer):
+    """A normalisation of one's own, with statistics under names of its own."""
+
+    def __init__(self, decay: float = 0.9, obey_freeze: bool = True, obey_phase: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.decay, self.obey_freeze, self.obey_phase = decay, obey_freeze, obey_phase
+
+    def build(self, shape):
+        self.centre = self.add_weight(shape=(shape[-1],), initializer="zeros", trainable=False, name="centre")
+        self.var = self.add_weight(shape=(shape[-1],), initializer="ones", trainable=False, name="var")
+        self.gain = self.add_weight(shape=(shape[-1],), initializer="ones", name="gain")
+
+    def call(self, x, training=None):
+        update = training or not self.obey_phase
+        if update and (self.trainable or not self.obey_freeze):
+            mean, var = tf.nn.moments(x, list(range(len(x.shape) - 1)))
+            self.centre.assign(self.decay * self.centre + (1 - self.decay) * mean)
+            self.var.assign(self.decay * self.var + (1 - self.decay) * var)
+        if training:
+            mean, var = tf.nn.moments(x, list(range(len(x.shape) - 1)))
+            return self.gain * (x - mean) * tf.math.rsqrt(var + 1e-3)
+        return self.gain * (x - self.centre) * tf.math.rsqrt(self.var + 1e-3)
+
+
+@case
+def home_made_norm_never_updated() -> Case:
+    model = keras.Sequential([keras.Input((64,)), L.Dense(12), RunningNorm(name="own_norm"), L.Dense(10)])
+    return Case(model, FLAT, Y, {"train_step": make_step(model, training="none")}, codes=("PD301",), where="own_norm")
+
+
+@case
+def step_with_stateful_noise_and_no_phase() -> Case:  # judged without running it
+    model, optimizer = small_mlp("noisy"), keras.optimizers.Adam()
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x + tf.random.normal(tf.shape(x), stddev=0.01)))
+        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        return value
+
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD301",), where="norm")
+
+
+# -- PD302: more than once --------------------------------------------------------------------------------------------
+
+
+@case
+def second_pass_for_the_metric() -> Case:  # tensorflow/addons#256
+    model, optimizer, accuracy = small_cnn("twice"), keras.optimizers.Adam(), keras.metrics.SparseCategoricalAccuracy()
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x, training=True))
+        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        accuracy.update_state(y, model(x, training=True))
+        return value
+
+    return Case(model, X, Y, {"train_step": step}, codes=("PD302",), where="one_bn")
+
+
+@case
+def discriminator_on_real_and_fake_apart() -> Case:  # keras#12353
+    critic = settle(small_cnn("critic", outputs=1), X)
+    optimizer = keras.optimizers.Adam()
+
+    @tf.function
+    def step(x):
+        fake = tf.random.stateless_uniform(tf.shape(x), seed=(1, 2))
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(critic(fake, training=True)) - tf.reduce_mean(critic(x, training=True))
+        optimizer.apply_gradients(zip(tape.gradient(value, critic.trainable_variables), critic.trainable_variables))
+
+    return Case(critic, X, None, {"train_step": step}, codes=("PD302",), where="one_bn")
+
+
+@case
+def gradient_accumulation_over_micro_batches() -> Case:  # andreped/GradientAccumulator#6
+    model = settle(small_mlp("accumulated"), FLAT)
+    optimizer = keras.optimizers.SGD(0.01)
+
+    @tf.function
+    def step(x, y):
+        total = [tf.zeros_like(v) for v in model.trainable_variables]
+        for part in range(4):
+            rows = slice(part * 8, part * 8 + 8)
+            with tf.GradientTape() as tape:
+                value = LOGITS(y[rows], model(x[rows], training=True)) / 4
+            total = [t + g for t, g in zip(total, tape.gradient(value, model.trainable_variables), strict=True)]
+        optimizer.apply_gradients(zip(total, model.trainable_variables, strict=True))
+
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD302",), where="norm")
+
+
+@case
+def time_distributed_batchnorm() -> Case:  # keras#7467
+    inputs = keras.Input((8, 8))
+    x = L.TimeDistributed(L.BatchNormalization(momentum=0.9, name="per_step"), name="timed")(L.Dense(6)(inputs))
+    model = settle(keras.Model(inputs, L.Dense(10)(L.GRU(8)(x))), X[..., 0])
+    return Case(model, X[..., 0], Y, codes=("PD302",), where="timed/per_step")
+
+
+@case
+def siamese_branches_in_two_calls() -> Case:  # keras#4808
+    encoder = settle(small_cnn("encoder", outputs=8), X)
+    optimizer = keras.optimizers.Adam()
+
+    @tf.function
+    def step(x):
+        flipped = 1.0 - x
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean((encoder(x, training=True) - encoder(flipped, training=True)) ** 2)
+        optimizer.apply_gradients(zip(tape.gradient(value, encoder.trainable_variables), encoder.trainable_variables))
+
+    return Case(encoder, X, None, {"train_step": step}, codes=("PD302",), where="two_bn")
+
+
+# -- PD303: frozen and moving -----------------------------------------------------------------------------------------
+
+
+@case
+def step_traced_before_freezing() -> Case:  # keras#22104
+    base = small_cnn("backbone", outputs=8)
+    model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(10)])
+    settle(model, X)
+    step = make_step(model)
+    step(tf.constant(X), tf.constant(Y))
+    base.trainable = False
+    return Case(model, X, Y, {"train_step": step}, codes=("PD303",), where="backbone/one_bn")
+
+
+@case
+def home_made_norm_ignores_freezing() -> Case:  # keras#7085
+    model = keras.Sequential(
+        [keras.Input((64,)), L.Dense(12), RunningNorm(obey_freeze=False, name="stubborn"), L.Dense(10)]
+    )
+    settle(model, FLAT, 60)
+    model.layers[1].trainable = False
+    return Case(model, FLAT, Y, {"train_step": make_step(model)}, codes=("PD303",), where="stubborn")
+
+
+@case
+def optimizer_holds_a_list_from_before() -> Case:  # keras#9522
+    model = settle(small_mlp("listed"), FLAT)
+    variables = list(model.trainable_variables)
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build(variables)
+    model.get_layer("hidden").trainable = False
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            tape.watch([v._value for v in variables])
+            value = LOGITS(y, model(x, training=True))
+        optimizer.apply_gradients(zip(tape.gradient(value, [v._value for v in variables]), variables, strict=True))
+
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD303",), where="hidden")
+
+
+# -- PD304: batch mates -----------------------------------------------------------------------------------------------
+
+
+@case
+def training_true_fixed_in_call() -> Case:  # keras#12400
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = L.Conv2D(6, 3), L.BatchNormalization(name="always")
+            self.head = keras.Sequential([L.Flatten(), L.Dense(10)])
+
+        def call(self, x, training=None):
+            return self.head(tf.nn.relu(self.norm(self.conv(x), training=True)))
+
+    model = Net()
+    model(X)
+    return Case(model, X, Y, codes=("PD304", "PD306"), where="always")
+
+
+@case
+def layer_centres_over_the_batch() -> Case:  # tf#39663
+    class Centre(L.Layer):
+        def call(self, x):
+            return x - tf.reduce_mean(x, axis=0, keepdims=True)
+
+    model = keras.Sequential([keras.Input((64,)), L.Dense(8, "relu"), Centre(name="centre"), L.Dense(2)])
+    return Case(model, FLAT, codes=("PD304",), where="centre")
+
+
+@case
+def softmax_over_the_wrong_axis() -> Case:  # keras#3085
+    inputs = keras.Input((64,))
+    scores = L.Lambda(lambda t: tf.nn.softmax(t, axis=0), name="gate")(L.Dense(8)(inputs))
+    return Case(keras.Model(inputs, L.Dense(3)(scores)), FLAT, codes=("PD304",), where="gate")
+
+
+# -- PD305: chance ----------------------------------------------------------------------------------------------------
+
+
+@case
+def dropout_fixed_on() -> Case:  # keras#9412
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.drop, self.out = L.Embedding(40, 8), L.Dropout(0.5, name="always_on"), L.Dense(2)
+
+        def call(self, tokens, training=None):
+            return self.out(self.drop(tf.reduce_mean(self.embed(tokens), axis=1), training=True))
+
+    model = Net()
+    tokens = np.random.default_rng(0).integers(0, 40, (16, 6))
+    model(tokens)
+    return Case(model, tokens, codes=("PD305",), where="always_on")
+
+
+@case
+def tf_dropout_in_a_lambda() -> Case:  # tf#60640
+    drop = L.Lambda(lambda t: tf.nn.dropout(t, 0.4), name="raw_dropout")
+    return Case(
+        keras.Sequential([keras.Input((64,)), L.Dense(16), drop, L.Dense(10)]), FLAT, Y, codes=("PD305",), where="raw_dropout"
+    )
+
+
+@case
+def noise_that_ignores_the_phase() -> Case:  # keras#17983
+    class Noise(L.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.seeds = keras.random.SeedGenerator(3)
+
+        def call(self, x):
+            return x + keras.random.normal(tf.shape(x), stddev=0.1, seed=self.seeds)
+
+    inputs = keras.Input((8, 8))
+    x = L.LSTM(6)(Noise(name="noise")(inputs))
+    return Case(keras.Model(inputs, L.Dense(1)(x)), X[..., 0], codes=("PD305",), where="noise")
+
+
+# -- PD306: inference that writes -------------------------------------------------------------------------------------
+
+
+@case
+def statistics_updated_at_inference() -> Case:  # tf#43603
+    model = keras.Sequential(
+        [keras.Input((64,)), L.Dense(12), RunningNorm(obey_phase=False, name="eager_norm"), L.Dense(10)]
+    )
+    return Case(settle(model, FLAT, 60), FLAT * 1.3, Y, codes=("PD306",), where="eager_norm")
+
+
+@case
+def codebook_that_learns_while_serving() -> Case:
+    class Codebook(L.Layer):
+        def build(self, shape):
+            self.codes = self.add_weight(shape=(5, shape[-1]), trainable=False, initializer="uniform", name="codes")
+
+        def call(self, x):
+            nearest = tf.argmin(tf.reduce_sum((x[:, None] - self.codes[None]) ** 2, -1), -1)
+            picked = tf.gather(self.codes, nearest)
+            counts = tf.one_hot(nearest, 5)
+            means = tf.math.divide_no_nan(tf.matmul(counts, x, transpose_a=True), tf.reduce_sum(counts, 0)[:, None])
+            self.codes.assign(0.9 * self.codes + 0.1 * means)
+            return picked
+
+    model = keras.Sequential([keras.Input((64,)), L.Dense(4), Codebook(name="codebook"), L.Dense(2)])
+    return Case(model, FLAT, codes=("PD306",), where="codebook")
+
+
+# -- PD307, PD308, PD309 ----------------------------------------------------------------------------------------------
+
+
+@case
+def every_prediction_the_same() -> Case:  # the source article, C3 and C7
+    inputs = keras.Input((8, 8, 1))
+    x = inputs
+    for i in range(4):
+        x = conv_block(x, 8, f"b{i}", momentum=0.99, kernel_initializer=keras.initializers.RandomNormal(stddev=0.02))
+    model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x)))
+    step = make_step(model, training="none")
+    for _ in range(2):
+        step(X, Y % 2)
+    return Case(model, X, Y % 2, {"loss": LOGITS}, codes=("PD201", "PD307", "PD308"), where="b0_bn")
+
+
+@case
+def dropout_that_forgets_to_rescale() -> Case:
+    class Drop(L.Layer):
+        def call(self, x, training=None):
+            return x * 0.2 if training else x
+
+    model = keras.Sequential([keras.Input((64,)), L.Dense(16, "relu"), Drop(name="unscaled"), L.Dense(10)])
+    return Case(model, FLAT, Y, {"train_step": make_step(model)}, codes=("PD308",), where="unscaled")
+
+
+@case
+def default_of_call_is_true() -> Case:  # the source article, C10
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="eager_default")
+            self.dense, self.norm, self.head = L.Dense(16), L.BatchNormalization(momentum=0.9), L.Dense(10)
+
+        def call(self, x, training=True):
+            return self.head(tf.nn.relu(self.norm(self.dense(x), training=training)))
+
+    model = Net()
+    return Case(settle(model, FLAT), FLAT, Y, codes=("PD309",), where="eager_default")
+
+
+# -- PD4: artifacts ---------------------------------------------------------------------------------------------------
+
+
+def saved(model, path, training, batch=None):
+    serve = tf.function(functools.partial(model, training=training))
+    spec = tf.TensorSpec([batch, *model.input_shape[1:]], "float32", name="image")
+    tf.saved_model.save(model, str(path), signatures=serve.get_concrete_function(spec))
+    return path
+
+
+@case
+def exported_in_training_mode(tmp_path) -> Case:  # tf#25170
+    model = settle(small_cnn("shipped"), X)
+    return Case(model, X, Y, {"artifact": saved(model, tmp_path / "train", True)}, codes=("PD401", "PD402"))
+
+
+@case
+def export_of_a_model_with_resizing(tmp_path) -> Case:  # keras#23166
+    inputs = keras.Input((8, 8, 1))
+    x = L.BatchNormalization(momentum=0.9)(L.Flatten()(L.Resizing(6, 6, name="resize")(inputs)))
+    model = settle(keras.Model(inputs, L.Dense(10)(x)), X)
+    model.export(str(tmp_path / "exported"), verbose=False)
+    return Case(model, X, Y, {"artifact": tmp_path / "exported"}, codes=("PD106", "PD402", "PD401"))
+
+
+@case
+def export_with_a_fixed_batch(tmp_path) -> Case:
+    model = settle(small_cnn("fixed"), X)
+    return Case(model, X, Y, {"artifact": saved(model, tmp_path / "fixed", False, 1)}, codes=("PD403",))
+
+
+@case
+def stale_lite_artifact(tmp_path) -> Case:  # tf#26075
+    model = settle(small_mlp("lite"), FLAT)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec([None, 64]))], model
+    )
+    (tmp_path / "old.tflite").write_bytes(converter.convert())
+    settle(model, FLAT)
+    model.get_layer("head").kernel.assign(model.get_layer("head").kernel * 1.5)
+    return Case(model, FLAT, Y, {"artifact": tmp_path / "old.tflite"}, codes=("PD401",))

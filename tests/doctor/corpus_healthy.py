@@ -1,0 +1,763 @@
+"""Models, steps and artifacts with nothing wrong, from as many corners as broken ones come from."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+from cases import FLAT, IMAGES, LABELS, LOGITS, Case, L, X, Y, conv_block, make_step, registry, settle, small_cnn, small_mlp
+
+CASES, case = registry()
+
+
+# -- by API style -----------------------------------------------------------------------------------------------------
+
+
+@case
+def fresh_functional_cnn() -> Case:
+    return Case(small_cnn(), X, Y)
+
+
+@case
+def trained_sequential_with_dropout() -> Case:
+    model = small_mlp(momentum=0.8)
+    model.compile(keras.optimizers.Adam(3e-3), LOGITS)
+    model.fit(IMAGES[:640].reshape(-1, 64), LABELS[:640], batch_size=32, epochs=4, verbose=0)
+    return Case(model, FLAT, Y)
+
+
+class Block(L.Layer):
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.conv, self.norm = L.Conv2D(filters, 3, padding="same"), L.BatchNormalization(momentum=0.9)
+
+    def call(self, x, training=None):
+        return tf.nn.relu(self.norm(self.conv(x), training=training))
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.one, self.two, self.pool = Block(6), Block(8), L.GlobalAveragePooling2D()
+        self.drop, self.head = L.Dropout(0.3), L.Dense(10)
+
+    def call(self, x, training=None):
+        x = self.pool(self.two(self.one(x, training=training), training=training))
+        return self.head(self.drop(x, training=training))
+
+
+@case
+def subclass_with_blocks_and_a_step() -> Case:
+    model = settle(Subclassed(), X)
+    return Case(model, X, Y, {"train_step": make_step(model)})
+
+
+@case
+def unbuilt_subclass() -> Case:
+    return Case(Subclassed(name="later"), X, Y)
+
+
+@case
+def unbuilt_sequential() -> Case:
+    return Case(keras.Sequential([L.Dense(8), L.BatchNormalization(), L.Dense(2)]), FLAT)
+
+
+@case
+def nested_three_deep() -> Case:
+    inner = keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(4, 3), L.BatchNormalization(momentum=0.9)], name="inner")
+    middle_in = keras.Input((8, 8, 1))
+    middle = keras.Model(middle_in, L.Flatten()(inner(middle_in)), name="middle")
+    inputs = keras.Input((8, 8, 1))
+    return Case(settle(keras.Model(inputs, L.Dense(10)(middle(inputs))), X), X, Y)
+
+
+@case
+def several_inputs_and_outputs() -> Case:
+    image, side = keras.Input((8, 8, 1), name="image"), keras.Input((3,), name="side")
+    x = L.GlobalAveragePooling2D()(conv_block(image, 6, "one"))
+    x = L.Concatenate()([x, L.Dense(4)(side)])
+    model = keras.Model([image, side], [L.Dense(10, name="digit")(x), L.Dense(1, name="ink")(x)])
+    x = (X, np.random.default_rng(0).normal(size=(32, 3)).astype("float32"))
+    return Case(settle(model, x), x)
+
+
+@case
+def dict_in_dict_out() -> Case:
+    class Ranker(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.dense, self.norm = L.Embedding(30, 6), L.Dense(6), L.BatchNormalization(momentum=0.9)
+
+        def call(self, inputs, training=None):
+            v = tf.concat([self.embed(inputs["id"]), self.dense(inputs["features"])], -1)
+            v = self.norm(v, training=training)
+            return {"score": tf.reduce_sum(v, -1), "vector": v}
+
+    x = {"id": np.arange(32) % 30, "features": FLAT}
+    return Case(settle(Ranker(), x), x)
+
+
+@case
+def wrapper_that_fixes_inference_for_its_backbone() -> Case:
+    """The documented cure for the recorded phase: a `call` that decides."""
+    base = settle(small_cnn("backbone", outputs=8), X)
+
+    class Tuner(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.base, self.drop, self.head = base, L.Dropout(0.3), L.Dense(10)
+
+        def call(self, x, training=None):
+            return self.head(self.drop(self.base(x, training=False), training=training))
+
+    model = Tuner()
+    model(X)
+    return Case(model, X, Y, {"train_step": make_step(model)})
+
+
+@case
+def feature_extractor_without_a_phase() -> Case:
+    """`call` takes no phase because it decides all of it itself."""
+    base = settle(small_cnn("backbone", outputs=8), X)
+
+    class Extractor(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.base = base
+
+        def call(self, x):
+            return tf.math.l2_normalize(self.base(x, training=False), axis=-1)
+
+    return Case(Extractor(), X)
+
+
+@case
+def subclass_without_phase_dependent_layers() -> Case:
+    class Plain(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.dense = L.LayerNormalization(), L.Dense(4)
+
+        def call(self, x):
+            return self.dense(self.norm(x))
+
+    return Case(Plain(), FLAT)
+
+
+# -- by architecture --------------------------------------------------------------------------------------------------
+
+
+def encoder_block(x, heads=2, dim=8, dropout=0.2):
+    a = L.MultiHeadAttention(heads, dim, dropout=dropout)(x, x)
+    x = L.LayerNormalization()(x + L.Dropout(dropout)(a))
+    f = L.Dense(dim)(L.Dense(16, activation="gelu")(x))
+    return L.LayerNormalization()(x + L.Dropout(dropout)(f))
+
+
+@case
+def transformer_classifier() -> Case:
+    inputs = keras.Input((8, 8))
+    x = encoder_block(encoder_block(inputs))
+    model = keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling1D()(x)))
+    return Case(model, X[..., 0], Y, {"train_step": make_step(model)})
+
+
+@case
+def causal_language_model_with_masked_embedding() -> Case:
+    tokens = keras.Input((None,), dtype="int32")
+    x = L.Embedding(40, 8, mask_zero=True)(tokens)
+    x = L.LayerNormalization()(x + L.MultiHeadAttention(2, 4, dropout=0.1)(x, x, use_causal_mask=True))
+    model = keras.Model(tokens, L.Dense(40)(x))
+    ids = np.random.default_rng(0).integers(1, 40, (16, 9))
+    ids[:, 6:] = 0
+    return Case(model, ids)
+
+
+@case
+def lstm_with_both_dropouts() -> Case:
+    inputs = keras.Input((8, 8))
+    x = L.LSTM(8, dropout=0.2, recurrent_dropout=0.1, return_sequences=True)(inputs)
+    model = keras.Model(inputs, L.Dense(10)(L.GRU(6, dropout=0.2)(x)))
+    return Case(model, X[..., 0], Y, {"train_step": make_step(model)})
+
+
+@case
+def stateful_rnn() -> Case:
+    inputs = keras.Input(batch_shape=(32, 8, 8))
+    return Case(keras.Model(inputs, L.Dense(3)(L.GRU(5, stateful=True)(inputs))), X[..., 0])
+
+
+@case
+def bidirectional_with_batchnorm() -> Case:
+    inputs = keras.Input((8, 8))
+    x = L.Bidirectional(L.GRU(6, return_sequences=True, dropout=0.1))(inputs)
+    x = L.BatchNormalization(momentum=0.9)(x)
+    model = keras.Model(inputs, L.Dense(10)(L.GlobalMaxPooling1D()(x)))
+    return Case(settle(model, X[..., 0]), X[..., 0], Y)
+
+
+@case
+def masked_sequence_with_batchnorm() -> Case:
+    inputs = keras.Input((8, 8))
+    x = L.BatchNormalization(momentum=0.9)(L.Masking()(inputs))
+    model = keras.Model(inputs, L.Dense(10)(L.LSTM(6)(x)))
+    x = X[..., 0].copy()
+    x[:, 5:] = 0
+    return Case(settle(model, x), x, Y)
+
+
+@case
+def conv_lstm_with_batchnorm() -> Case:
+    inputs = keras.Input((3, 8, 8, 1))
+    x = L.BatchNormalization(momentum=0.9)(L.ConvLSTM2D(4, 3)(inputs))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+    clips = np.stack([IMAGES[i : i + 3] for i in range(16)])
+    return Case(settle(model, clips), clips)
+
+
+@case
+def time_distributed_encoder_without_batchnorm() -> Case:
+    frame = keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(4, 3), L.LayerNormalization(), L.Flatten()])
+    inputs = keras.Input((3, 8, 8, 1))
+    x = L.TimeDistributed(frame)(inputs)
+    clips = np.stack([IMAGES[i : i + 3] for i in range(16)])
+    return Case(keras.Model(inputs, L.Dense(10)(L.GRU(6)(x))), clips)
+
+
+@case
+def unet_for_segmentation() -> Case:
+    inputs = keras.Input((8, 8, 1))
+    a = conv_block(inputs, 6, "down1")
+    b = conv_block(L.MaxPooling2D()(a), 8, "down2")
+    c = L.Conv2DTranspose(6, 2, strides=2)(b)
+    c = conv_block(L.Concatenate()([a, c]), 6, "up1")
+    model = settle(keras.Model(inputs, L.Conv2D(1, 1, activation="sigmoid")(c)), X)
+    masks = (X > 0.5).astype("float32")
+    bce = keras.losses.BinaryCrossentropy()
+    return Case(model, X, masks, {"train_step": make_step(model, bce), "loss": bce})
+
+
+@case
+def residual_net_with_zero_gamma() -> Case:
+    inputs = keras.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, padding="same")(inputs)
+    for _ in range(2):
+        h = L.Conv2D(8, 3, padding="same")(L.ReLU()(L.BatchNormalization(momentum=0.9)(x)))
+        x = L.Add()([x, L.BatchNormalization(momentum=0.9, gamma_initializer="zeros")(h)])
+    model = keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
+    return Case(settle(model, X), X, Y)
+
+
+@case
+def depthwise_net_after_real_training() -> Case:
+    inputs = keras.Input((8, 8, 1))
+    x = conv_block(inputs, 8, "stem", momentum=0.8)
+    x = L.ReLU(6.0)(L.BatchNormalization(momentum=0.8)(L.DepthwiseConv2D(3, padding="same")(x)))
+    model = keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
+    model.compile(keras.optimizers.Adam(2e-3), LOGITS, metrics=["accuracy"])
+    model.fit(IMAGES[:960], LABELS[:960], batch_size=32, epochs=3, verbose=0)
+    return Case(model, IMAGES[1200:1232], LABELS[1200:1232])
+
+
+@case
+def group_and_layer_normalisation_only() -> Case:
+    inputs = keras.Input((8, 8, 1))
+    x = L.GroupNormalization(4)(L.Conv2D(8, 3)(inputs))
+    x = L.LayerNormalization()(L.Conv2D(8, 3, activation="relu")(x))
+    model = keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling2D()(x)))
+    return Case(model, X, Y, {"train_step": make_step(model)})
+
+
+@case
+def siamese_with_a_shared_encoder_in_one_call() -> Case:
+    encoder = small_cnn("encoder", outputs=6)
+    a, b = keras.Input((8, 8, 1)), keras.Input((8, 8, 1))
+    distance = L.Lambda(lambda t: tf.norm(t[0] - t[1], axis=-1, keepdims=True))([encoder(a), encoder(b)])
+    model = keras.Model([a, b], distance)
+    x = (X, IMAGES[32:64])
+    return Case(settle(model, x), x)
+
+
+@case
+def siamese_step_on_concatenated_branches() -> Case:
+    encoder = settle(small_cnn("encoder", outputs=6), X)
+    optimizer = keras.optimizers.Adam()
+
+    @tf.function
+    def step(x):
+        pairs = tf.concat([x, 1.0 - x], axis=0)
+        with tf.GradientTape() as tape:
+            one, two = tf.split(encoder(pairs, training=True), 2)
+            value = tf.reduce_mean((one - two) ** 2)
+        optimizer.apply_gradients(zip(tape.gradient(value, encoder.trainable_variables), encoder.trainable_variables))
+        return value
+
+    return Case(encoder, X, None, {"train_step": step})
+
+
+@case
+def contrastive_model_with_a_similarity_matrix() -> Case:
+    a, b = keras.Input((64,)), keras.Input((64,))
+    unit = L.UnitNormalization()
+    similarity = L.Lambda(lambda t: tf.matmul(t[0], t[1], transpose_b=True))([unit(L.Dense(8)(a)), unit(L.Dense(8)(b))])
+    return Case(keras.Model([a, b], similarity), (FLAT, FLAT[::-1].copy()))
+
+
+@case
+def denoising_autoencoder() -> Case:
+    inputs = keras.Input((64,))
+    x = L.Dense(16, activation="relu")(L.GaussianNoise(0.2)(inputs))
+    x = L.BatchNormalization(momentum=0.9)(x)
+    model = settle(keras.Model(inputs, L.Dense(64)(x)), FLAT)
+    return Case(model, FLAT, FLAT, {"train_step": make_step(model, keras.losses.MeanSquaredError())})
+
+
+@case
+def stochastic_depth() -> Case:
+    class DropPath(L.Layer):
+        def __init__(self, rate, **kwargs):
+            super().__init__(**kwargs)
+            self.rate, self.seeds = rate, keras.random.SeedGenerator(1)
+
+        def call(self, x, training=None):
+            if not training:
+                return x
+            keep = 1 - self.rate
+            drawn = keras.random.uniform((tf.shape(x)[0],) + (1,) * (len(x.shape) - 1), seed=self.seeds)
+            return x * tf.floor(keep + drawn) / keep
+
+    inputs = keras.Input((8, 8, 1))
+    x = conv_block(inputs, 8, "stem")
+    x = L.Add()([x, DropPath(0.2)(conv_block(x, 8, "branch"))])
+    model = settle(keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling2D()(x))), X)
+    return Case(model, X, Y, {"train_step": make_step(model)})
+
+
+@case
+def mixture_of_experts() -> Case:
+    inputs = keras.Input((64,))
+    gate = L.Dense(3, activation="softmax")(inputs)
+    experts = L.Lambda(lambda t: tf.stack(t, axis=1))([L.Dense(8, activation="relu")(inputs) for _ in range(3)])
+    mixed = L.Lambda(lambda t: tf.einsum("be,beh->bh", t[0], t[1]))([gate, experts])
+    return Case(keras.Model(inputs, L.Dense(10)(L.Dropout(0.2)(mixed))), FLAT, Y)
+
+
+@case
+def channels_first_axis() -> Case:
+    inputs = keras.Input((4, 16))
+    x = L.BatchNormalization(axis=1, momentum=0.9)(L.Dense(12)(inputs))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+    x = FLAT.reshape(32, 4, 16)
+    return Case(settle(model, x), x)
+
+
+@case
+def adapted_normalization_and_rescaling() -> Case:
+    front = L.Normalization()
+    front.adapt(FLAT)
+    inputs = keras.Input((64,))
+    x = L.Dense(12)(L.Rescaling(2.0)(front(inputs)))
+    model = settle(keras.Model(inputs, L.Dense(1)(L.BatchNormalization(momentum=0.9)(x))), FLAT)
+    return Case(model, FLAT)
+
+
+@case
+def strings_to_tokens_inside_the_model() -> Case:
+    texts = np.array(["the cat sat", "a dog ran far", "the dog sat", "one cat"] * 4)
+    vectorize = L.TextVectorization(max_tokens=20, output_sequence_length=5)
+    vectorize.adapt(texts)
+    model = keras.Sequential([keras.Input((), dtype="string"), vectorize, L.Embedding(20, 6), L.GlobalAveragePooling1D()])
+    model.add(L.Dropout(0.2))
+    model.add(L.Dense(2))
+    return Case(model, tf.constant(texts))
+
+
+@case
+def argmax_output() -> Case:
+    base = settle(small_cnn(), X)
+    inputs = keras.Input((8, 8, 1))
+    return Case(keras.Model(inputs, L.Lambda(lambda t: tf.argmax(t, -1))(base(inputs))), X)
+
+
+@case
+def dead_channels_with_exact_zero_variance() -> Case:
+    """Recalibrated statistics of a channel that is constant in the data are zero, and right."""
+    model = keras.Sequential([keras.Input((64,)), L.BatchNormalization(name="pixels"), L.Dense(10)])
+    norm = model.get_layer("pixels")
+    norm.moving_mean.assign(FLAT.mean(0))
+    norm.moving_variance.assign(FLAT.var(0))
+    return Case(model, FLAT, Y)
+
+
+# -- generative, on purpose stochastic --------------------------------------------------------------------------------
+
+
+class VAE(keras.Model):
+    def __init__(self, latent=4, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = keras.Sequential([L.Dense(16, "relu"), L.Dense(2 * latent)])
+        self.decoder = keras.Sequential([L.Dense(16, "relu"), L.Dense(64, "sigmoid")])
+        self.seeds = keras.random.SeedGenerator(5)
+
+    def call(self, x, training=None):
+        mean, log_var = tf.split(self.encoder(x), 2, axis=-1)
+        z = mean + tf.exp(0.5 * log_var) * keras.random.normal(tf.shape(mean), seed=self.seeds)
+        self.add_loss(-0.5 * tf.reduce_mean(1 + log_var - mean**2 - tf.exp(log_var)))
+        return self.decoder(z)
+
+
+@case
+def vae_allowed_to_sample() -> Case:
+    return Case(VAE(), FLAT, FLAT, {"allow": ("PD305",)})
+
+
+@case
+def vae_with_stateful_noise_in_its_step() -> Case:
+    encoder = keras.Sequential([keras.Input((64,)), L.Dense(12), L.BatchNormalization(momentum=0.9), L.Dense(8)])
+    decoder = keras.Sequential([keras.Input((4,)), L.Dense(64)])
+    settle(encoder, FLAT)
+    optimizer = keras.optimizers.Adam()
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            mean, log_var = tf.split(encoder(x, training=True), 2, axis=-1)
+            z = mean + tf.exp(0.5 * log_var) * tf.random.normal(tf.shape(mean))
+            value = tf.reduce_mean((decoder(z, training=True) - x) ** 2)
+        weights = encoder.trainable_variables + decoder.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(value, weights), weights, strict=True))
+
+    return Case(encoder, FLAT, None, {"train_step": step})
+
+
+@case
+def monte_carlo_dropout_on_purpose() -> Case:
+    class AlwaysOn(L.Dropout):
+        def call(self, x, training=None):
+            return super().call(x, training=True)
+
+    model = keras.Sequential([keras.Input((64,)), L.Dense(16, "relu"), AlwaysOn(0.3), L.Dense(10)])
+    return Case(model, FLAT, Y, {"allow": ("PD305", "PD304")})
+
+
+def gan_parts():
+    generator = keras.Sequential(
+        [keras.Input((6,)), L.Dense(32), L.BatchNormalization(momentum=0.8), L.ReLU(), L.Dense(64), L.Reshape((8, 8, 1))],
+        name="generator",
+    )
+    critic = keras.Sequential(
+        [keras.Input((8, 8, 1)), L.Conv2D(8, 3), L.BatchNormalization(momentum=0.8), L.LeakyReLU(), L.Flatten(), L.Dense(1)],
+        name="critic",
+    )
+    return generator, critic
+
+
+@case
+def gan_step_with_one_pass_for_real_and_fake() -> Case:
+    generator, critic = gan_parts()
+    noise = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    settle(generator, noise)
+    settle(critic, X)
+    g_opt, c_opt = keras.optimizers.Adam(), keras.optimizers.Adam()
+
+    @tf.function
+    def step(z, real):
+        with tf.GradientTape() as g_tape:
+            fake = generator(z, training=True)
+            g_loss = -tf.reduce_mean(critic(fake, training=False))
+        with tf.GradientTape() as c_tape:
+            scores = critic(tf.concat([real, tf.stop_gradient(fake)], 0), training=True)
+            c_loss = tf.reduce_mean(scores[32:]) - tf.reduce_mean(scores[:32])
+        g_opt.apply_gradients(zip(g_tape.gradient(g_loss, generator.trainable_variables), generator.trainable_variables))
+        c_opt.apply_gradients(zip(c_tape.gradient(c_loss, critic.trainable_variables), critic.trainable_variables))
+
+    return Case(generator, noise, X, {"train_step": step})
+
+
+@case
+def gan_model_with_its_own_train_step_and_no_call() -> Case:
+    generator, critic = gan_parts()
+
+    class GAN(keras.Model):
+        def __init__(self):
+            super().__init__(name="gan")
+            self.generator, self.critic = generator, critic
+            self.seeds = keras.random.SeedGenerator(2)
+
+        def compile(self, g_opt, c_opt):
+            super().compile()
+            self.g_opt, self.c_opt = g_opt, c_opt
+
+        def train_step(self, real):
+            z = keras.random.normal((tf.shape(real)[0], 6), seed=self.seeds)
+            with tf.GradientTape() as c_tape:
+                both = tf.concat([real, self.generator(z, training=False)], 0)
+                scores = self.critic(both, training=True)
+                half = tf.shape(real)[0]
+                c_loss = tf.reduce_mean(scores[half:]) - tf.reduce_mean(scores[:half])
+            weights = self.critic.trainable_variables
+            self.c_opt.apply_gradients(zip(c_tape.gradient(c_loss, weights), weights, strict=True))
+            with tf.GradientTape() as g_tape:
+                g_loss = -tf.reduce_mean(self.critic(self.generator(z, training=True), training=False))
+            weights = self.generator.trainable_variables
+            self.g_opt.apply_gradients(zip(g_tape.gradient(g_loss, weights), weights, strict=True))
+            return {"c_loss": c_loss, "g_loss": g_loss}
+
+    model = GAN()
+    model.compile(keras.optimizers.Adam(), keras.optimizers.Adam())
+    return Case(model, X)
+
+
+@case
+def critic_with_spectral_normalisation() -> Case:
+    critic = keras.Sequential(
+        [keras.Input((8, 8, 1)), L.SpectralNormalization(L.Conv2D(6, 3)), L.LeakyReLU(), L.Flatten(), L.Dense(1)]
+    )
+    for _ in range(20):
+        critic(X, training=True)
+    return Case(critic, X)
+
+
+# -- frozen -----------------------------------------------------------------------------------------------------------
+
+
+@case
+def frozen_backbone_in_two_stages() -> Case:
+    base = settle(small_cnn("backbone", outputs=8), X)
+    base.trainable = False
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, L.Dense(10)(L.Dropout(0.2)(base(inputs, training=False))))
+    model.compile("adam", LOGITS)
+    model.fit(X, Y, verbose=0)
+    return Case(model, X, Y)
+
+
+@case
+def fine_tuning_with_each_batchnorm_frozen() -> Case:
+    base = settle(small_cnn("backbone", outputs=8), X)
+    model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(10)])
+    for layer in base.layers:
+        if isinstance(layer, L.BatchNormalization):
+            layer.trainable = False
+    return Case(model, X, Y, {"train_step": make_step(model)})
+
+
+@case
+def unfrozen_and_compiled_again() -> Case:
+    base = settle(small_cnn("backbone", outputs=8), X)
+    base.trainable = False
+    model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(10)])
+    model.compile("adam", LOGITS)
+    model.fit(X, Y, verbose=0)
+    base.trainable = True
+    model.compile("adam", LOGITS)
+    return Case(model, X, Y)
+
+
+@case
+def teacher_averaged_by_the_step() -> Case:
+    class Distiller(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.student, self.teacher = small_mlp("student"), small_mlp("teacher")
+            self.teacher.trainable = False
+
+        def call(self, x, training=None):
+            return self.student(x, training=training)
+
+    model = settle(Distiller(), FLAT)
+    settle(model.teacher, FLAT)
+    optimizer = keras.optimizers.Adam()
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x, training=True))
+        weights = model.student.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(value, weights), weights, strict=True))
+        for slow, fast in zip(model.teacher.weights, model.student.weights, strict=True):
+            if slow.dtype == "float32":
+                slow.assign(0.99 * slow + 0.01 * fast)
+
+    return Case(model, FLAT, Y, {"train_step": step})
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+@case
+def plain_step_with_float_and_print() -> Case:
+    model, optimizer = settle(small_mlp(), FLAT), keras.optimizers.Adam()
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x, training=True))
+        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        return float(value)
+
+    return Case(model, FLAT, Y, {"train_step": step})
+
+
+@case
+def step_that_keeps_a_history() -> Case:
+    model, history = settle(small_mlp(), FLAT), []
+    inner = make_step(model)
+
+    def step(x, y):
+        history.append(inner(x, y))
+
+    return Case(model, FLAT, Y, {"train_step": step})
+
+
+@case
+def step_of_train_on_batch() -> Case:
+    model = settle(small_mlp(), FLAT)
+    model.compile("adam", LOGITS, metrics=["accuracy"])
+    return Case(model, FLAT, Y, {"train_step": model.train_on_batch})
+
+
+@case
+def gradient_clipping_and_two_optimizers() -> Case:
+    model = settle(small_cnn(), X)
+    body, head = keras.optimizers.Adam(1e-3), keras.optimizers.SGD(1e-2, momentum=0.9)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x, training=True))
+        gradients, _ = tf.clip_by_global_norm(tape.gradient(value, model.trainable_variables), 1.0)
+        pairs = list(zip(gradients, model.trainable_variables, strict=True))
+        body.apply_gradients(pairs[:-2])
+        head.apply_gradients(pairs[-2:])
+        return value
+
+    return Case(model, X, Y, {"train_step": step})
+
+
+@case
+def own_train_step_and_metrics() -> Case:
+    class Own(keras.Model):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.seen = keras.metrics.Mean(name="seen")
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x=x, y=y, y_pred=self(x, training=True))
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            self.seen.update_state(loss)
+            return {"seen": self.seen.result()}
+
+    inputs = keras.Input((64,))
+    x = L.ReLU()(L.BatchNormalization(momentum=0.9)(L.Dense(16)(inputs)))
+    model = settle(Own(inputs, L.Dense(10)(x)), FLAT)
+    model.compile("adam", LOGITS)
+    return Case(model, FLAT, Y)
+
+
+@case
+def own_predict_step_that_normalises() -> Case:
+    class Own(keras.Model):
+        def predict_step(self, data):
+            return tf.nn.softmax(self(data[0], training=False))
+
+    inputs = keras.Input((64,))
+    return Case(Own(inputs, L.Dense(10)(L.Dropout(0.2)(inputs))), FLAT, Y)
+
+
+@case
+def evaluation_pass_inside_the_step() -> Case:
+    model, optimizer = settle(small_mlp(), FLAT), keras.optimizers.Adam()
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x, training=True))
+        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        return value, LOGITS(y, model(x, training=False))
+
+    return Case(model, FLAT, Y, {"train_step": step})
+
+
+@case
+def branching_step_with_autograph() -> Case:
+    model, optimizer = settle(small_mlp(), FLAT), keras.optimizers.Adam()
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x, training=True))
+        gradients = tape.gradient(value, model.trainable_variables)
+        if tf.math.is_finite(value):
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        return value
+
+    return Case(model, FLAT, Y, {"train_step": step})
+
+
+# -- precision, data, artifacts ---------------------------------------------------------------------------------------
+
+
+@case
+def mixed_float16_with_loss_scaling() -> Case:
+    keras.config.set_dtype_policy("mixed_float16")
+    model = settle(small_cnn("half"), X)
+    model.compile("adam", LOGITS)
+    model.fit(X, Y, verbose=0)
+    return Case(model, X, Y)
+
+
+@case
+def mixed_bfloat16_with_dropout() -> Case:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    return Case(settle(small_mlp("brain"), FLAT), FLAT, Y)
+
+
+@case
+def dataset_of_batches() -> Case:
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    return Case(settle(small_cnn(), X), data)
+
+
+@case
+def generator_of_batches() -> Case:
+    return Case(settle(small_mlp(), FLAT), ((FLAT, Y) for _ in range(2)))
+
+
+@case
+def list_of_batches() -> Case:
+    return Case(settle(small_mlp(), FLAT), [(FLAT, Y), (FLAT, Y)])
+
+
+@case
+def batch_of_one() -> Case:
+    return Case(settle(small_mlp(), FLAT), FLAT[:1], Y[:1])
+
+
+@case
+def saved_model_through_an_inference_endpoint(tmp_path) -> Case:
+    model = settle(small_cnn("shipped"), X)
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", lambda x: model(x, training=False), [tf.TensorSpec([None, 8, 8, 1], "float32")])
+    archive.write_out(str(tmp_path / "served"), verbose=False)
+    return Case(model, X, Y, {"artifact": tmp_path / "served"})
+
+
+@case
+def keras_file(tmp_path) -> Case:
+    model = settle(small_mlp(), FLAT)
+    model.save(tmp_path / "model.keras")
+    return Case(model, FLAT, Y, {"artifact": tmp_path / "model.keras"})
+
+
+@case
+def lite_model(tmp_path) -> Case:
+    model = settle(small_cnn("lite"), X)
+    serve = tf.function(lambda x: model(x, training=False))
+    concrete = serve.get_concrete_function(tf.TensorSpec([None, 8, 8, 1]))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
+    (tmp_path / "model.tflite").write_bytes(converter.convert())
+    return Case(model, X, Y, {"artifact": tmp_path / "model.tflite"})
