@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import casefile
+import matrix
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "docs/reference/benchmarks.json"
@@ -31,3 +37,6 @@ def bench_table(group: str) -> str:
 
 def define_env(env: Any) -> None:
     env.macro(bench_table)
+    for name in ("matrix", "matrix_cell", "matrix_changes", "matrix_size", "matrix_page"):
+        env.macro(getattr(matrix, name))
+    casefile.define_macros(env)

@@ -1,7 +1,7 @@
 """The version matrix as tables and lists: pure functions from docs/reference/version-matrix.json to Markdown and HTML.
 
 Standard library only, no TensorFlow. docs/_site/macros.py hands five of them to pages: `matrix`, `matrix_cell`,
-`matrix_changes`, `matrix_size` and `matrix_page`. Each takes the data as an optional last argument, so that tests can bring their own.
+`matrix_changes`, `matrix_size` and `matrix_page`. Each takes the data as an optional last argument, for tests.
 
 A *run* is a stretch of neighbouring columns with the same answer. Of an error only the type counts in a comparison: its
 wording differs between releases and Pythons without any change of behaviour.
@@ -376,17 +376,16 @@ def matrix_page(data: dict | None = None) -> str:
             starts = " ".join(str(run.first) for run in found[1:] if not apart(columns[run.first]))
             cells = []
             for run in found:
-                where = span(run.first, run.last, columns)
-                title = html.escape(f"{where}: " + (" / ".join(run.texts) or word(run.answer)))
+                # Wide screens show the title on hover; narrow ones, where a run is a line, show it in front.
+                width = "" if run.first == run.last else f" colspan={run.last - run.first + 1}"
                 cells.append(
-                    f'<td colspan="{run.last - run.first + 1}" class="mx-{tone(run.answer)}" title="{title}">'
-                    f'<span class="mx-range">{where}</span> <b aria-hidden="true">{sign(run.answer)}</b>'
-                    f"<i>{html.escape(word(run.answer))}</i></td>"
+                    f'<td{width} class=mx-{tone(run.answer)} title="{span(run.first, run.last, columns)}">'
+                    f"<b>{sign(run.answer)}</b> <i>{html.escape(word(run.answer))}</i></td>"
                 )
             rows.append(
                 f'<tr id="{anchor(fact["id"])}" data-changes="{starts}"><th scope="row">{inline(fact["statement"])} '
-                f'<a class="mx-id" href="#{anchor(fact["id"])}">{fact["id"]}</a> '
-                f'<a class="mx-probe" href="{probe_link(fact["id"])}">probe</a></th>{"".join(cells)}</tr>'
+                f'<a href="#{anchor(fact["id"])}" title="{fact["id"]}">#</a> '
+                f'<a href="{probe_link(fact["id"])}">probe</a></th>{"".join(cells)}</tr>'
             )
         errors = error_list([fact["id"] for fact in facts], data)
         rows.append(f'<tr class="mx-errors"><td colspan="{len(columns) + 1}">{errors}</td></tr>' if errors else "")

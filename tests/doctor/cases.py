@@ -109,3 +109,9 @@ def small_mlp(name: str = "mlp", momentum: float = 0.9, dropout: float = 0.2) ->
 
 
 FLAT = X.reshape(len(X), 64)
+
+
+def write_lite(model: Any, shape: list[int | None], path: Any) -> None:
+    """A LiteRT file of inference. The variables are frozen into it: without a tracked owner they become constants."""
+    serve = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec(shape))
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([serve]).convert())

@@ -8,7 +8,7 @@ import types
 import keras
 import numpy as np
 import tensorflow as tf
-from cases import FLAT, IMAGES, LABELS, LOGITS, Case, L, X, Y, conv_block, make_step, registry, settle, small_cnn, small_mlp
+from cases import FLAT, IMAGES, LABELS, LOGITS, Case, L, X, Y, conv_block, make_step, registry, settle, small_cnn, small_mlp, write_lite
 
 CASES, case = registry()
 
@@ -287,10 +287,18 @@ def resizing_before_batchnorm() -> Case:  # keras#23166
 
 
 @case
-def augmentation_before_dropout() -> Case:  # keras#17385
-    model = keras.Sequential(
-        [keras.Input((8, 8, 1)), L.RandomFlip(name="flip"), L.Flatten(), L.Dropout(0.3, name="drop"), L.Dense(10)]
-    )
+def augmentation_inside_a_subclass() -> Case:  # keras#17385
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="augmented")
+            self.flip, self.flat = L.RandomFlip(name="flip"), L.Flatten()
+            self.drop, self.head = L.Dropout(0.3, name="drop"), L.Dense(10)
+
+        def call(self, x, training=None):
+            return self.head(self.drop(self.flat(self.flip(x))))
+
+    model = Net()
+    model(X, training=False)
     return Case(model, X, Y, codes=("PD106",), where="flip")
 
 
@@ -842,10 +850,7 @@ def export_with_a_fixed_batch(tmp_path) -> Case:
 @case
 def stale_lite_artifact(tmp_path) -> Case:  # tf#26075
     model = settle(small_mlp("lite"), FLAT)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec([None, 64]))], model
-    )
-    (tmp_path / "old.tflite").write_bytes(converter.convert())
+    write_lite(model, [None, 64], tmp_path / "old.tflite")
     settle(model, FLAT)
     model.get_layer("head").kernel.assign(model.get_layer("head").kernel * 1.5)
     return Case(model, FLAT, Y, {"artifact": tmp_path / "old.tflite"}, codes=("PD401",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import tensorflow as tf
-from cases import FLAT, IMAGES, LABELS, LOGITS, Case, L, X, Y, conv_block, make_step, registry, settle, small_cnn, small_mlp
+from cases import FLAT, IMAGES, LABELS, LOGITS, Case, L, X, Y, conv_block, make_step, registry, settle, small_cnn, small_mlp, write_lite
 
 CASES, case = registry()
 
@@ -756,8 +756,5 @@ def keras_file(tmp_path) -> Case:
 @case
 def lite_model(tmp_path) -> Case:
     model = settle(small_cnn("lite"), X)
-    serve = tf.function(lambda x: model(x, training=False))
-    concrete = serve.get_concrete_function(tf.TensorSpec([None, 8, 8, 1]))
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
-    (tmp_path / "model.tflite").write_bytes(converter.convert())
+    write_lite(model, [None, 8, 8, 1], tmp_path / "model.tflite")
     return Case(model, X, Y, {"artifact": tmp_path / "model.tflite"})

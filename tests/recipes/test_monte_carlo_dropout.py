@@ -104,6 +104,12 @@ def test_training_true_on_the_whole_model_samples_but_moves_the_statistics(x: np
     assert statistics(sampler) == before
 
 
+def test_the_phase_that_the_layer_forces_on_itself_stays_inside_it(x: np.ndarray) -> None:
+    model = sequential(recipe.MCDropout(0.5), layers.BatchNormalization())
+    before = statistics(model)
+    assert differs(model, x) and statistics(model) == before
+
+
 # The cure
 
 

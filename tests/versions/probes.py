@@ -1422,7 +1422,11 @@ def describe(error):
     text = str(error)
     # AutoGraph puts the stack into the message, two lines a frame.
     text = re.sub(r'\n *(File "[^"\n]*", line \d+, in [^\n]*|/[^\n]*\.py:\d+ [^\n]*)\n[^\n]*', "", text)
-    text = " ".join(("%s: %s" % (type(error).__name__, text.replace("in user code:", ""))).split())
+    text = re.sub(r"\x1b\[\d*m", "", text.replace("in user code:", "").replace("in converted code:", ""))
+    text = " ".join(text.split())
+    name = type(error).__name__
+    if not text.startswith(name + ":"):
+        text = "%s: %s" % (name, text)
     text = re.sub(r"0x[0-9a-f]+", "0x...", text)
     text = re.sub(re.escape(tempfile.gettempdir()) + r"[\w./-]*", "<folder>", text)
     text = re.sub(r"(/[\w.+-]+){2,}/", ".../", text)

@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -289,6 +289,11 @@ def released(column: str) -> str:
     return min(days)
 
 
+def canonical(version: str) -> str:
+    """TensorFlow calls itself 2.22.0-rc0 where its package is 2.22.0rc0."""
+    return version.replace("-", "")
+
+
 def load_probes() -> ModuleType:
     """Import probes.py, which imports no TensorFlow until it is asked something."""
     spec = importlib.util.spec_from_file_location("phasebook_probes", PROBES)
@@ -308,6 +313,7 @@ def probe(column: str, facts: Sequence[str], keep: Path | None = None) -> dict:
         args = ["--out", str(answers), "--keras", flavour, "--facts", *facts]
         run_in_column(column, script, args, Path(folder) / "stdout", keep=keep, quiet=True)
         result: dict = json.loads(answers.read_text())
+    result["tensorflow"] = canonical(result["tensorflow"])
     if COLUMN_ID.fullmatch(column):
         tensorflow, keras, _ = parse(column)
         if result["tensorflow"] != tensorflow or (keras and result["keras"] != keras):
@@ -335,20 +341,28 @@ def dumps(matrix: dict) -> str:
     )
 
 
-def order(columns: Iterable[str]) -> list[str]:
-    """Sort column ids as COLUMNS has them; releases it does not list yet come after those, before tf_keras."""
-    known = {column: place for place, column in enumerate(COLUMNS)}
-    return sorted(columns, key=lambda c: (c.endswith("+tf_keras"), known.get(c, len(COLUMNS)), c))
+def place(column: dict) -> tuple:
+    """Where a column stands: Keras 2 by TensorFlow, then Keras 3 by Keras and TensorFlow, then tf_keras."""
+
+    def numbers(version: str) -> list[float]:
+        # A release candidate or development build stands just before its release.
+        release = re.split(r"\.?(?:rc|dev)", version)
+        return [float(part) for part in re.findall(r"\d+", release[0])] + [-0.5 if len(release) > 1 else 0.0]
+
+    tensorflow, keras = numbers(column["tensorflow"]), numbers(re.sub(r"-tf$", "", column["keras"]))
+    if column["id"].endswith("+tf_keras"):
+        return (2, tensorflow, keras)
+    return (1, keras, tensorflow) if keras[0] >= 3 else (0, tensorflow, keras)
 
 
 def with_register(matrix: dict, register: dict) -> dict:
     """Return the matrix with its columns in order and its facts those of the register; others are dropped."""
-    columns = {entry["id"]: entry for entry in matrix["columns"]}
-    ids = order(columns)
+    columns = sorted(matrix["columns"], key=place)
+    ids = [column["id"] for column in columns]
     rows = {fact: matrix["cells"].get(fact, {}) for fact in register}
     return {
         "generated": matrix["generated"],
-        "columns": [columns[name] for name in ids],
+        "columns": columns,
         "facts": [{"id": name, "statement": f["statement"], "group": f["group"]} for name, f in register.items()],
         "cells": {fact: {name: row[name] for name in ids if name in row} for fact, row in rows.items()},
     }
@@ -415,48 +429,70 @@ def fill(columns: Sequence[str], fresh: bool, jobs: int, keep: Path | None, fact
     return len(failed)
 
 
-def newest(matrix: dict, tensorflow: str) -> str:
-    """The column to compare a release with: the newest one of Keras 3 that is not that release itself."""
-    ids = [c["id"] for c in matrix["columns"] if c["tensorflow"] != tensorflow and "+" not in c["id"]]
+def column_for(matrix: dict, tensorflow: str, keras: str) -> str | None:
+    """The id of the column with these releases, or None. One development build of Keras stands for the others."""
+
+    def short(version: str) -> str:
+        return re.sub(r"dev\d+", "dev", version)
+
+    for column in matrix["columns"]:
+        same = column["tensorflow"] == canonical(tensorflow) and short(column["keras"]) == short(keras)
+        if same and not column["id"].endswith("+tf_keras"):
+            return str(column["id"])
+    return None
+
+
+def newest(matrix: dict) -> str:
+    """The last column of the timeline: what a release candidate or nightly is compared with."""
+    ids = [column["id"] for column in matrix["columns"] if not column["id"].endswith("+tf_keras")]
     if not ids:
         raise ColumnError("The matrix has no column to compare with. Fill it first.")
-    return ids[-1]
+    return str(ids[-1])
 
 
-def differences(matrix: dict, base: str, result: dict) -> list[tuple[str, object, object]]:
-    """The facts whose answers differ, as (fact id, answer of the base column, answer now).
+def differences(matrix: dict, column: str, answers: dict) -> list[tuple[str, object, object]]:
+    """The facts that are answered differently now, as (fact id, the column's answer, the answer now).
 
     Of an error only the type counts: its wording is not behaviour, and differs between Pythons.
     """
 
     def essence(value: object) -> object:
-        return value["error"].split(":")[0] if isinstance(value, dict) else value
+        return value["error"].split(":")[0] if isinstance(value, dict) else (type(value), value)
 
     return [
-        (fact, matrix["cells"][fact][base], now)
-        for fact, now in result["cells"].items()
-        if fact in matrix["cells"] and essence(matrix["cells"][fact][base]) != essence(now)
+        (fact, matrix["cells"][fact][column], now)
+        for fact, now in answers.items()
+        if essence(matrix["cells"][fact][column]) != essence(now)
     ]
+
+
+def words(value: object) -> str:
+    """An answer for a message: yes, no, the value, or the error."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value["error"]) if isinstance(value, dict) else str(value)
 
 
 def diff(column: str, base: str | None, out: Path, keep: Path | None) -> None:
     """Probe a release and write as Markdown how it differs from a column; an empty file when it does not."""
     matrix = read_matrix()
-    result = probe(column, list(load_probes().FACTS), keep)
-    base = base or newest(matrix, result["tensorflow"])
-    if base not in [c["id"] for c in matrix["columns"]]:
+    base = base or newest(matrix)
+    if base not in [entry["id"] for entry in matrix["columns"]]:
         raise ColumnError(f"The matrix has no column {base}.")
     statements = {fact["id"]: fact["statement"] for fact in matrix["facts"]}
-    rows = differences(matrix, base, result)
+    result = probe(column, list(statements), keep)
+    release = f"TensorFlow {result['tensorflow']} with Keras {result['keras']}"
+    rows = differences(matrix, base, result["cells"])
     text = ""
     if rows:
-        release = f"TensorFlow {result['tensorflow']} with Keras {result['keras']}"
-        head = f"{release} answers {len(rows)} facts differently from {base}."
-        lines = [f"| `{fact}` | {statements[fact]} | {was} | {now} |" for fact, was, now in rows]
-        table = "\n".join(["| fact | statement | " + base + " | now |", "|---|---|---|---|", *lines])
-        text = f"{head}\n\n{table}\n"
+        lines = [
+            f"| `{fact}` | {statements[fact]} | {words(was)} | {words(now)} |".replace("\n", " ")
+            for fact, was, now in rows
+        ]
+        table = "\n".join([f"| fact | statement | {base} | {column} |", "|---|---|---|---|", *lines])
+        text = f"{release} answers {len(rows)} facts differently from {base}.\n\n{table}\n"
     write(out, text)
-    print(text or f"{column} (TensorFlow {result['tensorflow']}, Keras {result['keras']}) answers as {base} does.")
+    print(text or f"{release} answers as {base} does.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
