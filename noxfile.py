@@ -83,6 +83,28 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session(python="3.12")
 def versions(session: nox.Session) -> None:
-    """Make or refresh the version matrix: all columns, or those named, e.g. `nox -s versions -- 2.0.0`."""
+    """Make or refresh the version matrix: all columns, or those named, e.g. `nox -s versions -- 2.0.0 --fresh`."""
     session.install("uv")
-    session.run("python", "tests/versions/runner.py", *session.posargs)
+    session.run("python", "tests/versions/runner.py", "fill", *session.posargs)
+
+
+@nox.session(python="3.12")
+def case_file(session: nox.Session) -> None:
+    """Replay the source article on the releases that decide its verdicts; writes docs/labs/data/."""
+    session.install("uv", "scikit-learn")
+    session.run("python", "tests/versions/case_file.py", *session.posargs)
+
+
+@nox.session(python="3.12")
+def fine_tune(session: nox.Session) -> None:
+    """Measure the cost of drifting statistics over seeds, and the calibration of Monte Carlo dropout."""
+    locked(session)
+    session.run("python", "tests/recipes/lane_fine_tune.py", *session.posargs)
+    session.run("python", "tests/recipes/lane_mc_dropout.py", *session.posargs)
+
+
+@nox.session(python="3.12")
+def doctor(session: nox.Session) -> None:
+    """Examine all of keras.applications, and the corpus on other Keras releases."""
+    locked(session)
+    session.run("python", "tests/doctor/lane_applications.py", *session.posargs)

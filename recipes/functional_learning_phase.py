@@ -298,7 +298,7 @@ class Result(NamedTuple):
 
 
 def train(make_step: Callable[..., Step], steps: int, seed: int, tick: Callable[[], None] = lambda: None) -> Result:
-    """Train a fresh model for `steps` batches of 64 with RMSprop 2e-3, calling `tick` after each.
+    """Train a fresh model for `steps` batches of 64 with SGD 0.1, calling `tick` after each.
 
     `spread` is the largest difference, between two rows of one batch, in the probability of "odd".
     """
@@ -306,7 +306,7 @@ def train(make_step: Callable[..., Step], steps: int, seed: int, tick: Callable[
     x, y, x_val, y_val = load_odd_even()
     model = build_model(momentum=0.9)
     loss = keras.losses.SparseCategoricalCrossentropy()
-    step = make_step(model, keras.optimizers.RMSprop(2e-3), loss)
+    step = make_step(model, keras.optimizers.SGD(0.1), loss)
     rng, rows = np.random.default_rng(seed), []
     for _ in range(steps):
         batch = rng.choice(len(x), 64, replace=False)
@@ -321,7 +321,7 @@ def train(make_step: Callable[..., Step], steps: int, seed: int, tick: Callable[
 def main(argv: list[str] | None = None) -> None:
     """Train the article's MobileNetV2 twice, without and with the phase, and print what happened."""
     parser = argparse.ArgumentParser(description=inspect.cleandoc(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=80, help="batches of 64 for each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="batches of 64 for each run (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     args = parser.parse_args(argv)
     if args.steps < 1:

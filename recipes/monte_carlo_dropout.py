@@ -51,6 +51,7 @@ import tensorflow as tf
 class AlwaysOn:
     """Put before a dropout layer among the bases: it then drops in every phase it is called in."""
 
+    # None by default: on Keras 3.0 to 3.15 a default of True would also reach the layers that follow.
     def call(self, inputs: Any, training: Any = None) -> Any:
         return super().call(inputs, training=True)  # type: ignore[misc]
 

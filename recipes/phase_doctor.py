@@ -689,7 +689,9 @@ def _batches(model: Any, x: Any, y: Any, most: int) -> tuple[list[tuple[Any, Any
         targets = y if isinstance(y, (list, tuple)) and len(y) == len(x) else [None] * len(x)
         pairs = list(zip(x, targets))[:most]
     elif isinstance(x, (list, tuple)):
-        pairs = [(x if several else np.asarray(x), y)]
+        # Plain nested numbers are one array; anything else is a structure of inputs.
+        numbers = not any(leaf is None or _is_array(leaf) or isinstance(leaf, str) for leaf in tf.nest.flatten(x))
+        pairs = [(np.asarray(x) if numbers else x, y)]
     else:
         once = isinstance(x, Iterator)
         if once:
@@ -937,6 +939,28 @@ def _remaining(now: np.ndarray, data: np.ndarray, start: np.ndarray, unit: np.nd
     if not apart.any():
         return math.nan
     return float(np.median((now[apart] - data[apart]) / (start[apart] - data[apart])))
+
+
+def _source(tensor: Any) -> Any:
+    """The tensor behind casts and identities."""
+    while getattr(tensor, "op", None) is not None and tensor.op.type in ("Identity", "Cast", "StopGradient"):
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _same_within(calls: Sequence[_Call], ancestors: Callable[[int], list[int]], numbers: Sequence[int]) -> bool:
+    """Whether one call hands two of these calls, or the same layer around each of them, one and the same tensor."""
+    chains = [[*reversed(ancestors(n)), n] for n in numbers]
+    for i, first in enumerate(chains):
+        for second in chains[i + 1 :]:
+            fork = next((k for k, (a, b) in enumerate(zip(first, second)) if a != b), None)
+            if fork is None:
+                continue
+            one, two = calls[first[fork]], calls[second[fork]]
+            a, b = [_source(t) for t in one.inputs], [_source(t) for t in two.inputs]
+            if one.layer is two.layer and a and len(a) == len(b) and all(s is t for s, t in zip(a, b)):
+                return True
+    return False
 
 
 def _size_of(change: float, noise: float, spread: float) -> float:
@@ -2145,7 +2169,10 @@ class _Exam:
             for i in ancestors(number)[:1]
         )
         if len(distinct) <= 1:
-            if looped:
+            if _same_within(calls, ancestors, [n for n, record in enumerate(calls) if record.layer is layer]):
+                text = f"{path!r} updates its moving statistics {times} times a step, on the same input."
+                self.report("PD302", path, text, "error", **evidence)
+            elif looped:
                 text = f"{path!r} updates its moving statistics {times} times a step, once for every timestep."
                 self.report("PD302", path, text, "warning", **evidence)
             else:

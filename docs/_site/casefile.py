@@ -474,9 +474,9 @@ def judge_c13a(r: dict) -> tuple[str, str]:
     run = r["learning_phase"]
     if run["setter"] != "exists":
         return FAILS, "no set_learning_phase"
-    gap = max(abs(a - b) for a, b in zip(run["fit"]["accuracy"], r["scratch_fit"]["fit"]["accuracy"], strict=True))
-    # One percentage point a 1,440 image epoch is what threads alone make of the same run.
-    return verdict(gap > 0.05, f"training curve with and without it: {gap:.3f} apart")
+    with_it, without = (float(np.mean(curve["accuracy"])) for curve in (run["fit"], r["scratch_fit"]["fit"]))
+    # Runs from other seeds differ by about 0.05; the article's "one epoch instead of eighteen" would be far above 0.1.
+    return verdict(with_it - without > 0.1, f"mean training accuracy {with_it:.2f} with it, {without:.2f} without")
 
 
 def judge_c13b(r: dict) -> tuple[str, str]:

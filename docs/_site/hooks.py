@@ -39,9 +39,10 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Serve every recipe's exact bytes, for download."""
+    """Serve every recipe's exact bytes, and the probes', for download."""
     for recipe in sorted((ROOT / "recipes").glob("*.py")):
         files.append(File.generated(config, f"recipes/files/{recipe.name}", abs_src_path=str(recipe)))
+    files.append(File.generated(config, "reference/probes.py", abs_src_path=str(ROOT / "tests/versions/probes.py")))
     return files
 
 

@@ -95,10 +95,13 @@ case.show_table(
 )
 
 # %% [markdown]
-# A *tensor* is the old releases' placeholder: one graph for both phases, and each route feeds it its own value. Later
-# `fit` passes `training=True` down as a plain argument. Nothing global changes: after `fit`, `m(x)` is told what it
-# was told before. Keras 2 also handed the phase to layers that nobody had passed it to; Keras 3 does not, which is
-# what the orange bars show.
+# Only for its own duration, and only on the oldest two. A *tensor* is their placeholder: one graph for both phases, and
+# each route feeds it its own value; on 2.0.0 a layer inside `fit` could also read 1. By 2.15 `fit` passes
+# `training=True` down as a plain argument and the global phase stays 0. After `fit`, `m(x)` is told what it was told
+# before, on every release.
+#
+# Keras 2 also handed the phase of `fit` to layers that nobody had passed it to; Keras 3 does not, which is what the
+# orange bars show.
 
 # %% tags=["draw"]
 case.show(*case.figure_told(case.runs("subclass", live=LIVE)))

@@ -111,9 +111,9 @@ case.show_table(
 
 # %% [markdown]
 # On 1.14 `evaluate` is the training phase's accuracy to the digit. What `fit` shows differs from it by a few images,
-# and that is a clue of its own: 1.14 shuffles the batches that it validates in, and in the training phase the answer for
-# one image depends on the others in its batch. `predict` ran in the training phase as well, so none of the model's own
-# methods could have told.
+# and that is a clue of its own: 1.14 shuffles the batches that it validates in, and in the training phase the answer
+# for one image depends on the others in its batch. `predict` ran in the training phase as well, so none of the model's
+# own methods could have told.
 #
 # ## C13: was training faster?
 #
@@ -151,13 +151,14 @@ for r, run in runs.items():
     if "error" in held:
         rows.append([case.label(r), f"<code>{held['error']}</code>", "–", "–", "–"])
         continue
+    if not held["count"]:
+        rows.append([case.label(r), "empty", "–", "–", "–"])
+        continue
     tries = [
         held[way] if isinstance(held[way], str) else f"<code>{held[way]['error']}</code>"
         for way in ("read", "called", "session")
     ]
-    rows.append(
-        [case.label(r), f"{held['count']} of kind {', '.join(held['kinds'])}" if held["count"] else "empty", *tries]
-    )
+    rows.append([case.label(r), f"{held['count']} of kind {', '.join(held['kinds'])}", *tries])
 case.show_table(
     ["release", "<code>model.updates</code>", "<code>.numpy()</code>", "called", "<code>Session().run</code>"], rows
 )

@@ -46,8 +46,18 @@ def model() -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def resizing_model() -> keras.Model:
-    return digits_model(keras.layers.Resizing(8, 8))
+def norm_model() -> keras.Model:
+    """Without Dropout, whose random numbers tf2onnx refuses: BatchNormalization alone is the quiet case."""
+    model = digits_model()
+    return keras.Sequential([layer for layer in model.layers if not isinstance(layer, keras.layers.Dropout)])
+
+
+def training_endpoint(model: keras.Model, signature: object = None) -> object:
+    """What a plain export amounts to when something switches the training phase on."""
+    signature = signature or tf.TensorSpec((None, 8, 8, 1), name="inputs")
+    endpoint = tf.function(lambda inputs: model(inputs, training=True), input_signature=[signature])
+    endpoint.get_concrete_function()
+    return endpoint
 
 
 def functional(inputs: object, outputs: object) -> keras.Model:
@@ -81,15 +91,16 @@ def same_process(monkeypatch):
 # --- The pitfall still bites ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layer", [keras.layers.Resizing(8, 8), keras.layers.RandomFlip()], ids=["Resizing", "Random"])
-def test_plain_export_of_a_preprocessing_layer_is_a_training_graph_and_the_check_says_how(tmp_path, layer) -> None:
+@pytest.mark.parametrize("kind", ["Resizing", "RandomTranslation"])
+def test_plain_export_of_a_preprocessing_layer_is_a_training_graph_and_the_check_says_how(tmp_path, kind) -> None:
+    layer = keras.layers.Resizing(8, 8) if kind == "Resizing" else keras.layers.RandomTranslation(0.1, 0.1)
     model = digits_model(layer)
     proof = proof_of(plain_export(model, tmp_path / "plain"), model)
     assert proof.error > 0.2  # a fifth of the largest probability, at a tolerance of 1e-4
     assert proof.alone > 0.2
     assert "AssignVariableOp" in proof.forbidden
     assert any("depends on the rest of its batch" in failure for failure in proof.failures())
-    if isinstance(layer, keras.layers.RandomFlip):
+    if kind == "RandomTranslation":
         assert any("Random" in name for name in proof.forbidden)
         assert proof.repeat > 0.01
 
@@ -98,27 +109,26 @@ def test_plain_export_without_a_preprocessing_layer_is_inference_only(tmp_path, 
     assert proof_of(plain_export(model, tmp_path / "plain"), model).failures() == []
 
 
-def test_onnx_of_a_training_graph_shows_no_assignment_and_only_the_numbers_tell(tmp_path, resizing_model) -> None:
-    model = resizing_model
+def test_onnx_of_a_training_graph_shows_no_assignment_and_only_the_numbers_tell(tmp_path, norm_model) -> None:
     import onnx
 
-    lying = tf.function(lambda inputs: model(inputs), input_signature=[tf.TensorSpec((None, 8, 8, 1), name="inputs")])
-    recipe.write_onnx(lying, tmp_path / "lying.onnx")
+    recipe.write_onnx(training_endpoint(norm_model), tmp_path / "lying.onnx")
     operations = {node.op_type for node in onnx.load(tmp_path / "lying.onnx").graph.node}
     assert "ReduceMean" in operations  # the batch's own mean
     assert not any(recipe.FORBIDDEN.search(name) for name in operations)  # the assignments were dropped in silence
-    proof = proof_of(tmp_path / "lying.onnx", model)
+    proof = proof_of(tmp_path / "lying.onnx", norm_model)
     assert proof.operations is None and proof.forbidden == ()
     assert proof.error > 0.2 and proof.alone > 0.2
 
 
-def test_litert_converted_with_the_keras_model_as_trackable_reads_uninitialised_variables(tmp_path, model) -> None:
+def test_litert_converted_with_the_keras_model_as_trackable_reads_variables_that_nothing_fills(tmp_path, model) -> None:
     endpoint = recipe.inference_endpoint(model, recipe.input_signature(SAMPLES))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([endpoint.get_concrete_function()], model)
     (tmp_path / "empty.tflite").write_bytes(converter.convert())
-    assert "READ_VARIABLE" in recipe.litert_operations(tmp_path / "empty.tflite")
-    # What lies in that memory differs from run to run, so only this much is certain: it is not the model.
-    assert not proof_of(tmp_path / "empty.tflite", model).error <= recipe.FLOAT32_TOLERANCE
+    operations = recipe.litert_operations(tmp_path / "empty.tflite")
+    # Not run: reading such memory answers NaN on TensorFlow 2.21, raises on 2.19 and aborts the process on 2.16.
+    assert "READ_VARIABLE" in operations
+    assert not {"CALL_ONCE", "ASSIGN_VARIABLE"} & set(operations)
 
 
 # --- The cure cures ---------------------------------------------------------------------------------------------------
@@ -155,8 +165,7 @@ def _umask() -> int:
     return mask
 
 
-def test_saved_model_file_does_hold_assignments_that_no_call_reaches(tmp_path, resizing_model) -> None:
-    model = resizing_model
+def test_saved_model_file_does_hold_assignments_that_no_call_reaches(tmp_path, model) -> None:
     endpoint = recipe.inference_endpoint(model, recipe.input_signature(SAMPLES))
     recipe.write_saved_model(model, endpoint, tmp_path / "good")
     assert b"AssignVariableOp" in (tmp_path / "good" / "saved_model.pb").read_bytes()
@@ -239,7 +248,7 @@ def test_a_perfect_artifact_has_no_failures() -> None:
         (lambda x: [x[:1] * 0 + x.mean(0, keepdims=True)], {}, "differs from model"),  # must not broadcast
         (lambda x: [x, x], {}, "differs from model"),
         (lambda x: [x + 1e-2 * (len(x) == 6)], {}, "depends on the rest of its batch"),
-        (lambda x: [x + np.random.normal(0, 1e-2)], {}, "the same call twice"),
+        (lambda x: [x + np.random.normal(0, 1e-2)], {}, "the same call again"),
         (lambda x: [x], {"dynamic_batch": False}, "batch size is fixed"),
         (lambda x: [x], {"operations": ["MatMul", "AssignVariableOp"]}, "a call runs AssignVariableOp"),
     ],
@@ -444,18 +453,11 @@ def test_an_error_at_any_step_leaves_nothing(tmp_path, monkeypatch, same_process
 
 
 def test_a_failing_check_keeps_nothing_and_says_which_artifact_and_why(
-    tmp_path, monkeypatch, same_process, resizing_model
+    tmp_path, monkeypatch, same_process, norm_model
 ) -> None:
-    model = resizing_model
-
-    def forgetful(model, signature):
-        endpoint = tf.function(lambda inputs: model(inputs), input_signature=[signature])
-        endpoint.get_concrete_function()
-        return endpoint
-
-    monkeypatch.setattr(recipe, "inference_endpoint", forgetful)
+    monkeypatch.setattr(recipe, "inference_endpoint", training_endpoint)
     with pytest.raises(recipe.ProofFailedError) as caught:
-        recipe.export_inference_model(model, SAMPLES, tmp_path / "out")
+        recipe.export_inference_model(norm_model, SAMPLES, tmp_path / "out")
     text = str(caught.value)
     for name in ("saved_model", "model.tflite", "model.onnx"):
         assert f"{name}: it differs from model(x, training=False)" in text
@@ -476,7 +478,7 @@ def test_a_model_that_is_random_in_inference_is_refused(tmp_path, same_process) 
     model = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), AlwaysDropped(0.5), keras.layers.Dense(3)]
     )
-    with pytest.raises(recipe.ProofFailedError, match="the same call twice differs"):
+    with pytest.raises(recipe.ProofFailedError, match="the same call again differs"):
         recipe.export_inference_model(model, SAMPLES, tmp_path / "out", ["saved_model"])
     assert list(tmp_path.iterdir()) == []
 

@@ -328,6 +328,25 @@ def test_data_of_the_seeds_still_hold_today() -> None:
     assert now["frozen"]["drift"] == 0.0
 
 
+def test_what_the_page_says_about_cost() -> None:
+    situations = json.loads(lane.DATA.read_text(encoding="utf-8"))["situations"]
+
+    def gain(name: str) -> list[float]:
+        return [run["frozen"]["last_epoch"] - run["documented"]["last_epoch"] for run in situations[name]]
+
+    small = gain("100 labelled, batch 2, rate 1e-4")
+    assert min(small) > 0.04 and max(small) > 0.1
+    for name in situations:
+        if name != "100 labelled, batch 2, rate 1e-4":
+            assert np.mean(gain(name)) < 0.02
+    inverted = situations["400 labelled, inverted, batch 32, rate 1e-3"]
+    assert abs(np.mean(gain("400 labelled, inverted, batch 32, rate 1e-3"))) < 0.002
+    assert min(run["documented"]["first_epoch"] - run["head"] for run in inverted) < -0.15
+    assert all(run["frozen"]["first_epoch"] > run["head"] for run in inverted)
+    assert all(run["frozen"]["first_epoch"] < run["head"] for run in situations["100 labelled, batch 32, rate 1e-2"])
+    assert all(run["documented"]["moved"] == 3 for runs in situations.values() for run in runs)
+
+
 def test_the_page_shows_the_data() -> None:
     page = (lane.DATA.parents[3] / "docs/recipes/fine_tune_frozen_batchnorm.md").read_text(encoding="utf-8")
     known = json.loads(lane.DATA.read_text(encoding="utf-8"))

@@ -153,11 +153,20 @@ def test_the_test_step_and_the_infer_view_are_inference_even_where_training_is_t
     assert not np.allclose(model.norm.moving_mean, mean)
 
 
-def test_the_train_step_learns() -> None:
-    model = sequential()
-    step = recipe.make_train_step(model, keras.optimizers.Adam(0.05), pieces()[1])
-    losses = [float(step(X, Y)[0]) for _ in range(40)]
-    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+def test_the_train_step_goes_down_the_gradient_of_the_training_phase() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+    square = lambda y, p: tf.reduce_mean((tf.cast(y[:, None], p.dtype) - p) ** 2)  # noqa: E731
+    gradients = {}
+    for phase in (False, True):
+        with tf.GradientTape() as tape:
+            value = square(Y, model(X, training=phase))
+        gradients[phase] = [np.array(g) for g in tape.gradient(value, model.trainable_variables)]
+    before = [np.array(v) for v in model.trainable_variables]
+    recipe.make_train_step(model, keras.optimizers.SGD(0.1), square)(X, Y)
+    for old, gradient, new in zip(before, gradients[True], model.trainable_variables, strict=True):
+        np.testing.assert_allclose(new, old - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(gradients[False][-2], gradients[True][-2], rtol=0.1), "the phases must differ here"
 
 
 def test_every_step_adds_the_regularisation_losses() -> None:
@@ -711,7 +720,7 @@ def test_the_demo_refuses_a_bad_number_of_steps(arguments: list[str], capsys: py
 
 @pytest.mark.slow
 def test_mobilenet_sits_at_log_2_without_the_phase_whatever_the_momentum() -> None:
-    r = recipe.train(recipe.make_plain_step, steps=80, seed=0)
+    r = recipe.train(recipe.make_plain_step, steps=60, seed=0)
     assert abs(r.loss - np.log(2)) < 0.02  # a constant answer to 20 batches of 64 coin flips
     assert 0.4 < r.accuracy < 0.6 and 0.4 < r.val_accuracy < 0.6
     assert r.spread < 1e-4
@@ -719,7 +728,7 @@ def test_mobilenet_sits_at_log_2_without_the_phase_whatever_the_momentum() -> No
 
 @pytest.mark.slow
 def test_mobilenet_learns_with_the_phase() -> None:
-    r = recipe.train(recipe.make_train_step, steps=80, seed=0)
+    r = recipe.train(recipe.make_train_step, steps=60, seed=0)
     # Seeds 0 to 2 gave losses of 0.27 to 0.30 and accuracies of 0.87 to 0.93: half way to chance is far enough.
     assert r.loss < 0.45 and r.accuracy > 0.78 and r.val_accuracy > 0.75
     assert r.spread > 0.9
