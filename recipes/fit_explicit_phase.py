@@ -59,7 +59,8 @@ class ExplicitPhase:
     Put it first: `class Net(ExplicitPhase, keras.Model)`. Works for a subclassed model, for
     `Net(inputs, outputs)` and for `class Net(ExplicitPhase, keras.Sequential)`. `fit` and `train_on_batch` use
     `train_step`; `evaluate`, `test_on_batch` and `fit`'s validation use `test_step`; `predict` and
-    `predict_on_batch` use `predict_step`. Losses, metrics, sample weights and loss scaling are Keras's own.
+    `predict_on_batch` use `predict_step`. Losses, metrics, sample weights and loss scaling are Keras's own. (Under a
+    strategy with k replicas, later Keras 3 releases divide the loss by k; so does the loss reported here.)
 
     Raises TypeError, before any weight changes, when the model's `call` has no argument named `training`:
     Keras passes nothing to such a model and trains it in the inference phase, silently.
@@ -249,7 +250,7 @@ class Recalibrator:
         flags = [layer.trainable for layer in self._layers]
         if flags != self._flags:
             self._sums = {
-                layer: tf.Variable(tf.zeros([3, layer.moving_mean.shape[0]], tf.float64), trainable=False)
+                layer: tf.Variable(tf.zeros([3, layer.moving_mean.shape[0]], tf.float64))
                 for layer in self._layers
                 if layer.trainable and layer.built
             }

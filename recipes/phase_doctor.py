@@ -1170,7 +1170,9 @@ class _Exam:
         return None
 
     def failed(self, what: str, error: Exception) -> None:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        # TensorFlow puts a stack trace before what went wrong.
+        dull = re.compile(r"^\s*(Graph execution error|Detected at node|File \"|$)")
+        first = next((line.strip() for line in str(error).splitlines() if not dull.match(line)), "")
         self.report("PD001", None, f"{what} raised {type(error).__name__}: {first}", exception=type(error).__name__)
 
     def build(self) -> None:
@@ -1858,6 +1860,9 @@ class _Exam:
         if self.size is None or self.size < 4 or self.found("PD203"):
             return
         self.find_momentum(told)
+        self.told_statistics = {
+            k for k, n in self.owner.items() if k in told.effects.writes and self.is_statistic(k, n)
+        }
         keys = [k for s in self.statistics for k in (s.mean, s.variance) if k is not None]
         keys = [k for k in keys if k in told.effects.writes]
 
@@ -2275,7 +2280,8 @@ class _Exam:
         if harmful or direct:
             losses = self.losses()
             # Fresh statistics explain a fresh network; a layer that changes its output by itself is another matter.
-            own = direct and not far and all(s.momentum is not None for s in self.statistics)
+            judged = {key for s, _ in self.behind for key in (s.mean, s.variance)}
+            own = direct and not far and self.told_statistics <= judged
             if direct and where is None:
                 where = self.locate(self.phase(False), self.x, self.phase(True), self.x)
             if losses:
@@ -2642,41 +2648,36 @@ def _python_effects(function: Any, depth: int = 0, seen: set[int] | None = None)
             remarks.append(f"reads the one-shot iterator `{name}`")
         elif _own_code(value):
             remarks += _python_effects(value, depth + 1, seen)
-    parameters = set(code.co_varnames[: code.co_argcount])
-    instructions = [
-        i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "PRECALL", "PUSH_NULL", "NOP", "RESUME")
-    ]
+    bound = code.co_varnames[:1] if inspect.ismethod(function) else ()
+    instructions = list(dis.get_instructions(code))
+    loads = {}
+    for step in instructions:
+        if step.opname.startswith("LOAD_") and step.positions is not None:
+            loads.setdefault((step.positions.lineno, step.positions.col_offset), step)
 
-    def outside(position: int) -> str | None:
-        """Name of the outside object that the expression ending at `position` starts from."""
-        while position >= 0 and instructions[position].opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            position -= 1
-        if position < 0:
+    def outside(step: dis.Instruction) -> str | None:
+        """Name of the outside object that the expression of `step` begins with."""
+        if step.positions is None:
             return None
-        loaded = instructions[position]
-        name = str(loaded.argval)
-        if loaded.opname in ("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME"):
-            value = values.get(name)
-            if isinstance(value, types.ModuleType) or hasattr(value, "__tf_tracing_type__"):
-                return None
-            return name
-        return name if loaded.opname.startswith("LOAD_FAST") and name == "self" and name in parameters else None
+        first = loads.get((step.positions.lineno, step.positions.col_offset))
+        if first is None or first is step:
+            return None
+        name = str(first.argval[0] if isinstance(first.argval, tuple) else first.argval)
+        if first.opname in ("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME"):
+            return None if isinstance(values.get(name), types.ModuleType) else name
+        return name if first.opname.startswith("LOAD_FAST") and name in bound else None
 
-    for position, step in enumerate(instructions):
+    for step in instructions:
         text = None
         if step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in code.co_freevars):
             text = f"assigns the outer name `{step.argval}`"
-        elif step.opname == "STORE_ATTR":
-            name = outside(position - 1)
-            text = f"sets `{name}.{step.argval}`" if name else None
-        elif step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
-            # Before the store stand the container and the key; look past a simple key.
-            name = outside(position - 2)
-            text = f"sets an item of `{name}`" if name else None
+        elif step.opname in ("STORE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR"):
+            name = outside(step)
+            what = f"`{name}.{step.argval}`" if step.opname == "STORE_ATTR" else f"an item of `{name}`"
+            text = f"sets {what}" if name else None
         elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval in _MUTATING:
-            name = outside(position - 1)
-            value = values.get(name or "")
-            if name and not _is_graph_object(value):
+            name = outside(step)
+            if name and not _is_graph_object(values.get(name)):
                 text = f"calls `{name}.{step.argval}`"
         elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "open" and "open" not in values:
             text = "opens a file"

@@ -156,7 +156,8 @@ def require_training_argument(model: keras.layers.Layer, *, every_block: bool = 
 
     Phase-dependent are BatchNormalization unless frozen, SpectralNormalization, dropout and noise of every kind with
     a rate above 0 (in recurrent and attention layers too), random preprocessing, a Lambda whose function takes
-    `training`, and every layer of your own whose `call` takes it. A model without a `call` of its own, as GANs often are, is judged by each layer it holds.
+    `training`, and every layer of your own whose `call` takes it. A model without a `call` of its own, as GANs often
+    are, is judged by each layer it holds.
 
     Args:
         model: a keras.Model or any other layer, built or not.
@@ -452,6 +453,7 @@ class UntoldDigitsNet(DigitsNet):
         return self.head(self.dropout(self.pool(x)))
 
 
+# --8<-- [start:phaseless]
 def phaseless_loop(
     model: keras.Model, optimizer: Any, loss: Any, train_data: tf.data.Dataset, *, epochs: int = 1
 ) -> None:
@@ -469,6 +471,9 @@ def phaseless_loop(
         for x, y in train_data:
             value = step(x, y)
         print(f"epoch {epoch}/{epochs}  last loss {float(value):.3f}")
+
+
+# --8<-- [end:phaseless]
 
 
 def load_digits(seed: int = 0, batch_size: int = 32) -> tuple[tf.data.Dataset, tf.data.Dataset]:

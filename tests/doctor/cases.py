@@ -115,3 +115,20 @@ def write_lite(model: Any, shape: list[int | None], path: Any) -> None:
     """A LiteRT file of inference. The variables are frozen into it: without a tracked owner they become constants."""
     serve = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec(shape))
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([serve]).convert())
+
+
+def judge(make: Callable[..., Case], folder: Any, healthy: bool) -> str:
+    """Examines one case. Empty when the doctor is right, else what it got wrong."""
+    import inspect
+
+    from phase_doctor import diagnose
+
+    case = make(folder) if inspect.signature(make).parameters else make()
+    found = diagnose(case.model, case.x, case.y, progress=False, **case.options)
+    if healthy:
+        return "" if found.ok else f"flagged a healthy model:\n{found}"
+    missing = [code for code in case.codes if code not in found.codes]
+    if missing:
+        return f"missed {', '.join(missing)}:\n{found}"
+    places = [f.where for f in found.findings if f.code == case.codes[0] and f.severity != "note"]
+    return "" if case.where is None or case.where in places else f"{case.codes[0]} at {places}, not {case.where!r}"

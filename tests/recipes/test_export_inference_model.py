@@ -206,7 +206,7 @@ def test_recurrent_layers_reach_litert_unrolled(tmp_path, same_process) -> None:
         return keras.Sequential([keras.Input((2, 3)), keras.layers.GRU(2, unroll=unroll)])
 
     x = np.random.default_rng(0).normal(size=(6, 2, 3)).astype("float32")
-    with pytest.raises(recipe.ConversionError, match="litert cannot hold this model.*TensorListReserve"):
+    with pytest.raises(recipe.ConversionError, match=r"litert cannot hold this model.*TensorListReserve"):
         recipe.export_inference_model(recurrent(False), x, tmp_path / "rolled", ["litert"])
     report = recipe.export_inference_model(recurrent(True), x, tmp_path / "unrolled", ["litert"])
     assert report.proofs[0].failures() == []

@@ -729,6 +729,6 @@ def test_mobilenet_sits_at_log_2_without_the_phase_whatever_the_momentum() -> No
 @pytest.mark.slow
 def test_mobilenet_learns_with_the_phase() -> None:
     r = recipe.train(recipe.make_train_step, steps=60, seed=0)
-    # Seeds 0 to 2 gave losses of 0.27 to 0.30 and accuracies of 0.87 to 0.93: half way to chance is far enough.
-    assert r.loss < 0.45 and r.accuracy > 0.78 and r.val_accuracy > 0.75
+    # Seeds 0 to 2 gave losses of 0.11 to 0.15, accuracies of 0.93 to 0.96, validation accuracies of 0.90 to 0.96.
+    assert r.loss < 0.3 and r.accuracy > 0.85 and r.val_accuracy > 0.8
     assert r.spread > 0.9

@@ -169,6 +169,23 @@ def test_what_an_explicit_true_does_to_an_untold_model(cls, batch):
     assert moved(model, lambda: model(batch[0], training=True)) == [inherits]
 
 
+def test_on_keras_2_fit_reaches_an_untold_model(batch):
+    import tf_keras
+
+    class UntoldInKeras2(tf_keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = tf_keras.layers.BatchNormalization()
+
+        def call(self, x):
+            return self.norm(x)
+
+    model = UntoldInKeras2()
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.fit(batch[0], batch[0], verbose=0)
+    assert np.all(model.norm.moving_mean.numpy() > 0)
+
+
 def test_dropout_of_an_untold_model_never_drops_in_fit(batch):
     class Dropping(keras.Model):
         def __init__(self):
@@ -376,6 +393,12 @@ BUILT_IN = [
     (IMAGE, lambda: layers.RandomBrightness(0.5, value_range=(0, 1))),
     (IMAGE, lambda: layers.RandomCrop(4, 4)),
 ]
+if KERAS >= (3, 9):  # new then
+    BUILT_IN += [
+        (IMAGE, lambda: layers.Equalization(value_range=(0, 1))),
+        (IMAGE, lambda: layers.Solarization(value_range=(0, 1), addition_factor=0.4)),
+        (IMAGE, lambda: layers.AutoContrast(value_range=(0, 1))),
+    ]
 
 
 @pytest.mark.parametrize(("shape", "make"), BUILT_IN)

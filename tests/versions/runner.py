@@ -146,7 +146,8 @@ def requirements(column: str) -> tuple[str, list[str]]:
     keras = keras or RESOLVED_KERAS.get(tensorflow)
     if keras:
         wanted += [f"{'keras-nightly' if 'dev' in keras else 'keras'}=={keras}"]
-    return ("3.7" if minor < (2, 12) else "3.11"), wanted
+    python = "3.7" if minor < (2, 11) else "3.10" if minor < (2, 12) else "3.11"
+    return python, wanted
 
 
 def uv() -> list[str]:
