@@ -317,6 +317,7 @@ def run(
     weights: list[np.ndarray],
     data: tuple[np.ndarray, ...],
     seed: int,
+    head_epochs: int = 30,
     **options: Any,
 ) -> dict[str, Any]:
     """Do both stages in one `way`, "documented" or "frozen", on a new backbone with `weights`.
@@ -329,7 +330,7 @@ def run(
     backbone = build()
     backbone.set_weights(weights)
     model = documented_model(backbone, 5) if way == "documented" else add_head(backbone, 5)
-    train_head(model, backbone, x, y, epochs=30, batch_size=32)
+    train_head(model, backbone, x, y, epochs=head_epochs, batch_size=32)
     head = model.evaluate(x_test, y_test, verbose=0)[1]
     before = statistics(backbone)
     if way == "documented":

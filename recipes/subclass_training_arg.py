@@ -96,17 +96,20 @@ def _built_in(layer: Any) -> bool:
     return str(getattr(layer.call, "__module__", "")).startswith("keras.")
 
 
-def _asks_in_vain(call: Any) -> bool:
+def _asks_in_vain(call: Any, seen: tuple[Any, ...] = ()) -> bool:
     """Whether a `call` without a named `training` still wants one: from `**kwargs`, or behind a decorator."""
     function = getattr(call, "__func__", call)
-    parameters = _parameters(function)
-    takes_kwargs = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    takes_kwargs = any(p.kind is p.VAR_KEYWORD for p in _parameters(function).values())
     if takes_kwargs and "training" in getattr(getattr(function, "__code__", None), "co_consts", ()):
         return True  # kwargs.get("training") and the like
-    for inner in inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ():
-        # What a decorator wraps lives in its closure.
-        if inspect.isfunction(inner) and ("training" in _parameters(inner) or _asks_in_vain(inner)):
-            return True
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # a cell may be empty
+            inner = cell.cell_contents  # what a decorator wraps is here
+            if inspect.isfunction(inner) and inner not in seen:
+                if inner.__name__ == "call" and "training" in _parameters(inner):
+                    return True
+                if _asks_in_vain(inner, (*seen, function)):
+                    return True
     return False
 
 

@@ -29,13 +29,19 @@ SITUATIONS: dict[str, dict[str, Any]] = {
         "labelled": 400, "batch_size": 32, "learning_rate": 1e-3, "epochs": 20, "inverted": True
     },
 }  # fmt: skip
+# A short run that the tests repeat and compare.
+CHEAP = {"labelled": 64, "batch_size": 4, "learning_rate": 1e-4, "epochs": 1, "head_epochs": 5}
 
 
-def pretrained(seed: int) -> list[np.ndarray]:
+def cheap() -> dict[str, Any]:
+    return one(0, CHEAP, pretrained(0, epochs=3))
+
+
+def pretrained(seed: int, epochs: int = 10) -> list[np.ndarray]:
     """Return the weights of the small backbone after its pretraining on the digits 0 to 4."""
     keras.utils.set_random_seed(seed)
     backbone = recipe.small_backbone()
-    recipe.pretrain(backbone)
+    recipe.pretrain(backbone, epochs)
     return backbone.get_weights()
 
 
@@ -44,7 +50,7 @@ def one(seed: int, situation: dict[str, Any], weights: list[np.ndarray]) -> dict
     x, y, x_test, y_test = recipe.new_task(situation["labelled"], seed)
     if situation.get("inverted"):
         x, x_test = 1 - x, 1 - x_test
-    options = {key: situation[key] for key in ("learning_rate", "epochs", "batch_size")}
+    options = {key: situation[key] for key in set(situation) - {"labelled", "inverted"}}
     answer: dict[str, Any] = {}
     for way in ("documented", "frozen"):
         found = recipe.run(way, recipe.small_backbone, weights, (x, y, x_test, y_test), seed, **options)
@@ -88,6 +94,7 @@ def main() -> None:
             runs[name].append(one(seed, situation, weights))
             print(seed, name, runs[name][-1], file=sys.stderr, flush=True)
     data = {"tensorflow": tf.__version__, "keras": keras.__version__, "seeds": list(SEEDS), "situations": runs}
+    data["cheap"] = cheap()
     # All or nothing: a stopped run leaves the old file.
     with tempfile.NamedTemporaryFile("w", dir=DATA.parent, suffix=".part", delete=False) as part:
         part.write(json.dumps(data, indent=1) + "\n")

@@ -317,15 +317,13 @@ def test_data_of_the_seeds_still_hold_today() -> None:
     assert all(len(runs) == len(known["seeds"]) for runs in known["situations"].values())
     for runs in known["situations"].values():
         assert {run["frozen"]["drift"] for run in runs} == {0.0}
-    name = "100 labelled, batch 2, rate 1e-4"
-    then = known["situations"][name][0]
-    now = lane.one(0, lane.SITUATIONS[name], lane.pretrained(0))
-    # 396 and more test images: 0.03 is a dozen of them, more than other threads or another TensorFlow shift.
+    now, then = lane.cheap(), known["cheap"]
     for way in ("documented", "frozen"):
         if way == "frozen" or FIT_OVERRIDES:
+            # 832 test images: 0.03 is 25 of them, more than other threads or another TensorFlow shift.
             assert now[way]["last_epoch"] == pytest.approx(then[way]["last_epoch"], abs=0.03)
             assert now[way]["drift"] == pytest.approx(then[way]["drift"], rel=0.1)
-    assert now["frozen"]["drift"] == 0.0
+    assert now["frozen"]["moved"] == 0 and now["frozen"]["drift"] == 0.0
 
 
 def test_what_the_page_says_about_cost() -> None:

@@ -465,6 +465,20 @@ def test_guard_sees_a_block_that_wants_the_phase_in_vain_inside_a_model_that_has
         recipe.require_training_argument(model)
 
 
+def test_guard_is_not_misled_by_helpers_and_recursion_in_a_closure():
+    def helper(x, training=False):
+        return x if training else again(x, True)
+
+    def again(x, training):
+        return helper(x, training)
+
+    class UsesHelper(keras.Model):
+        def call(self, x):
+            return helper(x)
+
+    recipe.require_training_argument(UsesHelper())
+
+
 @pytest.mark.parametrize("wrap", [lambda part: keras.Sequential([part]), lambda part: functional(part)])
 def test_functional_and_sequential_hand_the_phase_to_an_untold_model_inside(wrap, batch):
     model = wrap(Untold())

@@ -420,7 +420,12 @@ def fill(columns: Sequence[str], fresh: bool, jobs: int, keep: Path | None, fact
         say(f"{column}: {len(wanted)} answers in {result['seconds']:.0f} s")
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, columns))
+        try:
+            list(pool.map(one, columns))
+        except BaseException:
+            # Interrupted: leave the columns that have not begun to the next run.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     # Statements and groups come from probes.py even when no column had to be asked.
     matrix = read_matrix(path)
     if matrix["columns"]:
