@@ -79,7 +79,7 @@ RULES: dict[str, tuple[str, str, str, str | None]] = {
     "PD102": (
         "a recorded `training=` is ignored by this Keras",
         "error",
-        "Set `trainable = False` on each BatchNormalization before `compile`, or call the layer from a subclass's `call`.",
+        "Set `trainable = False` on each BatchNormalization before `compile`, or call it in a subclass's `call`.",
         "fine_tune_frozen_batchnorm",
     ),
     "PD103": (
@@ -109,7 +109,7 @@ RULES: dict[str, tuple[str, str, str, str | None]] = {
     "PD201": (
         "statistics untouched since initialisation though weights were trained",
         "error",
-        "Call `model(x, training=True)` in the train step; save and restore `model.weights`, not only the trainable ones.",
+        "Call `model(x, training=True)` in the train step; save and restore all of `model.weights`.",
         "functional_learning_phase",
     ),
     "PD202": (
@@ -214,9 +214,9 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "PD402": ("PD106", "PD305", "PD306", "PD304"),
 }
 ORDER = (
-    "PD001 PD101 PD103 PD106 PD105 PD102 PD104 PD203 PD301 PD303 PD302 PD304 PD305 PD306 PD201 PD202 PD309"
-    " PD307 PD308 PD402 PD403 PD401 PD002"
-).split()
+    "PD001", "PD101", "PD103", "PD106", "PD105", "PD102", "PD104", "PD203", "PD301", "PD303", "PD302",
+    "PD304", "PD305", "PD306", "PD201", "PD202", "PD309", "PD307", "PD308", "PD402", "PD403", "PD401", "PD002",
+)  # fmt: skip
 
 
 class CannotExamine(ValueError):
@@ -483,7 +483,7 @@ def _effects(concrete: Any) -> _Effects:
     library = {function.signature.name: function for function in definition.library.function}
     arguments = {
         inner.op.name: id(outer)
-        for outer, inner in zip(concrete.graph.external_captures, concrete.graph.internal_captures)
+        for outer, inner in zip(concrete.graph.external_captures, concrete.graph.internal_captures, strict=False)
         if outer.dtype == tf.resource
     }
     return _graph_effects(definition.node, arguments, library, {})
@@ -687,7 +687,7 @@ def _batches(model: Any, x: Any, y: Any, most: int) -> tuple[list[tuple[Any, Any
         pairs = [(item[0], item[1]) for item in x[:most]]
     elif isinstance(x, list) and several and len(x) != width and width > 0 and all(_is_array(item) for item in x):
         targets = y if isinstance(y, (list, tuple)) and len(y) == len(x) else [None] * len(x)
-        pairs = list(zip(x, targets))[:most]
+        pairs = list(zip(x, targets, strict=False))[:most]
     elif isinstance(x, (list, tuple)):
         # Plain nested numbers are one array; anything else is a structure of inputs.
         numbers = not any(leaf is None or _is_array(leaf) or isinstance(leaf, str) for leaf in tf.nest.flatten(x))
@@ -704,7 +704,7 @@ def _batches(model: Any, x: Any, y: Any, most: int) -> tuple[list[tuple[Any, Any
             source = x
         else:
             raise CannotExamine(
-                f"`x` is {type(x).__name__}: hand the doctor a batch (array, tensor, dict, tuple) or an iterable of batches."
+                f"`x` is {type(x).__name__}: hand the doctor a batch (array, tensor, dict, tuple) or batches."
             )
         for item in source:
             if isinstance(item, (tuple, list)) and len(item) in (2, 3) and y is None:
@@ -772,7 +772,7 @@ def _rms(values: Sequence[np.ndarray]) -> float:
 
 
 def _differences(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return [a - b for a, b in zip(first, second) if a.shape == b.shape and a.size]
+    return [a - b for a, b in zip(first, second, strict=False) if a.shape == b.shape and a.size]
 
 
 @dataclasses.dataclass
@@ -915,7 +915,7 @@ def _has_true_default(layer: Any) -> bool:
 
 def _agree(first: list[Any], second: list[Any], rows: int | None) -> bool:
     """Whether two lists of tensors are equal up to 1e-4 of their size; only used to name a layer, not to find fault."""
-    for a, b in zip(_numbers(first), _numbers(second)):
+    for a, b in zip(_numbers(first), _numbers(second), strict=False):
         if rows is not None and a.shape[:1] != b.shape[:1]:
             a = a[:rows]
         if a.shape != b.shape:
@@ -953,12 +953,12 @@ def _same_within(calls: Sequence[_Call], ancestors: Callable[[int], list[int]], 
     chains = [[*reversed(ancestors(n)), n] for n in numbers]
     for i, first in enumerate(chains):
         for second in chains[i + 1 :]:
-            fork = next((k for k, (a, b) in enumerate(zip(first, second)) if a != b), None)
+            fork = next((k for k, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
             if fork is None:
                 continue
             one, two = calls[first[fork]], calls[second[fork]]
             a, b = [_source(t) for t in one.inputs], [_source(t) for t in two.inputs]
-            if one.layer is two.layer and a and len(a) == len(b) and all(s is t for s, t in zip(a, b)):
+            if one.layer is two.layer and a and len(a) == len(b) and all(s is t for s, t in zip(a, b, strict=False)):
                 return True
     return False
 
@@ -1054,7 +1054,7 @@ class _Exam:
                 recorder.calls.clear()
                 fetched.clear()
                 filled = list(leaves)
-                for i, value in zip(present, given):
+                for i, value in zip(present, given, strict=False):
                     filled[i] = value
                 result = call(tf.nest.pack_sequence_as(x, filled))
                 outputs = [leaf for leaf in tf.nest.flatten(result) if tf.is_tensor(leaf)]
@@ -1223,10 +1223,9 @@ class _Exam:
         known = {key for s in self.statistics for key in (s.mean, s.variance)}
         grouped: dict[str, list[int]] = {}
         for key in told.effects.writes:
-            node = self.owner.get(key)
-            if key in known or node is None or not self.is_statistic(key, node):
-                continue
-            grouped.setdefault(node.path, []).append(key)
+            owner = self.owner.get(key)
+            if key not in known and owner is not None and self.is_statistic(key, owner):
+                grouped.setdefault(owner.path, []).append(key)
         for keys in grouped.values():
             names = {key: str(getattr(told.variables.get(key), "name", "")).lower() for key in keys}
             spread = [key for key in keys if re.search(r"var|std|sigma|scale", names[key])]
@@ -1395,12 +1394,12 @@ class _Exam:
                 variables_still_written=moving if before else 0,
             )
         for key in stale:
-            node = self.owner.get(key)
-            if node and not node.layer.trainable and not self.is_seed_key(key):
+            owner = self.owner.get(key)
+            if owner and not owner.layer.trainable and not self.is_seed_key(key):
                 self.report(
                     "PD303",
-                    node.path,
-                    f"{node.path!r} is frozen, but the training function traced earlier still writes its variables.",
+                    owner.path,
+                    f"{owner.path!r} is frozen, but the training function traced earlier still writes its variables.",
                     executed=False,
                 )
 
@@ -1496,9 +1495,7 @@ class _Exam:
                 around = (number, *route.recorder.ancestors(number))
                 if not any(id(route.calls[i].layer) == key for i in around) or not _heeds_phase(record.layer):
                     continue
-                inner = next(
-                    (recorded[id(route.calls[i].layer)] for i in around if id(route.calls[i].layer) in recorded)
-                )
+                inner = next(recorded[id(route.calls[i].layer)] for i in around if id(route.calls[i].layer) in recorded)
                 told_here = _true(record.training)
                 if inner == training and told_here != training:
                     affected.append(record.layer)
@@ -1542,18 +1539,18 @@ class _Exam:
                 if not any({id(_handle(v)) for v in self.variables_of(layer)} & keys for layer in inner):
                     blamed[id(record.layer)] = record.layer
         for layer in blamed.values():
-            own = [v for v in self.variables_of(layer) if id(_handle(v)) in keys]
+            mine = [v for v in self.variables_of(layer) if id(_handle(v)) in keys]
             heeds = (
-                _heeds_phase(layer) or _is_batchnorm(layer) or any(id(_handle(v)) in told.effects.writes for v in own)
+                _heeds_phase(layer) or _is_batchnorm(layer) or any(id(_handle(v)) in told.effects.writes for v in mine)
             )
             self.report(
                 "PD103",
                 layer.name,
-                f"{layer.name!r} runs inside the model, but its {len(own)} variables are in no list of the model: "
+                f"{layer.name!r} runs inside the model, but its {len(mine)} variables are in no list of the model: "
                 "they are not trained, not frozen and not saved.",
                 None if heeds else "note",
-                variables=len(own),
-                parameters=int(sum(np.prod(v.shape) for v in own)),
+                variables=len(mine),
+                parameters=int(sum(math.prod(v.shape) for v in mine)),
             )
 
     def look_for_sharing(self, told: _Route) -> None:
@@ -1588,7 +1585,7 @@ class _Exam:
             looped = any(_is_wrapper(told.calls[i].layer) for i in told.recorder.ancestors(numbers[0]))
             inputs = [values[spots[n][0]].numpy() for n in numbers if spots.get(n)]
             distance, limit = _apart(inputs, layer)
-            evidence = {"calls": len(numbers), "largest_t": distance, "limit_t": limit}
+            evidence: dict[str, Any] = {"calls": len(numbers), "largest_t": distance, "limit_t": limit}
             if len(named) > 1:
                 places = ", ".join(repr(self.path(p)) for p in named.values())
                 self.report(
@@ -1646,7 +1643,7 @@ class _Exam:
         return lambda x: self.model.predict_step((x,))
 
     def rounding(self, infer: _Route, runs: int = 3) -> float:
-        """Standard deviation of the outputs' rounding noise: three runs with inputs moved by one unit in the last place."""
+        """Standard deviation of the outputs' rounding noise: three runs, inputs moved by one unit in the last place."""
         kinds = {str(getattr(n.layer, "compute_dtype", "float32")) for n in self.nodes.values()}
         unit = 2.0**-8 if "bfloat16" in kinds else 2.0**-11 if "float16" in kinds else 2.0**-23
         floor = 2 * unit * max([float(np.max(np.abs(b))) for b in self.base if b.size] or [0.0])
@@ -1667,7 +1664,7 @@ class _Exam:
             squares.append(_rms(_differences(self.outputs(infer, moved), self.base)) ** 2)
         return max(floor, math.sqrt(float(np.mean(squares))))
 
-    def differs(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[bool, dict[str, float]]:
+    def differs(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[bool, dict[str, Any]]:
         """Whether two outputs differ by more than rounding.
 
         Test: the root mean square of the difference against `ROUNDING_SIGMAS` (48) standard deviations of rounding
@@ -1747,7 +1744,7 @@ class _Exam:
                 return
         pairs = [
             (w[: len(half)], a)
-            for w, a in zip(whole, alone)
+            for w, a in zip(whole, alone, strict=False)
             if w.shape[:1] == (self.size,) and w[: len(half)].shape == a.shape
         ]
         differs, evidence = self.differs([w for w, _ in pairs], [a for _, a in pairs])
@@ -1806,7 +1803,7 @@ class _Exam:
             if self.differs(values, reference)[0] or len(values) != len(reference):
                 self.report("PD309", self.model.name, "`predict_step` returns something else than `model(x)`.", "note")
             return
-        if len(values) != len(reference) or any(a.shape != b.shape for a, b in zip(values, reference)):
+        if len(values) != len(reference) or any(a.shape != b.shape for a, b in zip(values, reference, strict=False)):
             self.report("PD309", self.model.name, "`model(x)` and `predict` return different structures.")
             return
         differs, evidence = self.differs(values, reference)
@@ -1911,7 +1908,7 @@ class _Exam:
         self.distance = None
         usable = [
             i
-            for i, (b, f) in enumerate(zip(self.base, full))
+            for i, (b, f) in enumerate(zip(self.base, full, strict=False))
             if b.shape == f.shape
             and b.ndim
             and b.shape[0] == self.size
@@ -1922,11 +1919,11 @@ class _Exam:
         joined = []
         for i in usable:
             mixed = np.empty_like(full[i])
-            for half, values in zip(halves, split):
+            for half, values in zip(halves, split, strict=False):
                 mixed[half] = values[i]
             joined.append(mixed)
         signal = [self.base[i] - full[i] for i in usable]
-        noise = [m - full[i] for m, i in zip(joined, usable)]
+        noise = [m - full[i] for m, i in zip(joined, usable, strict=False)]
         self.distance = {
             "rms_between_phases": _rms(signal),
             "rms_noise": max(_rms(noise), self.noise),
@@ -1939,7 +1936,7 @@ class _Exam:
     def compare_statistics(
         self, told: _Route, after: dict[int, np.ndarray], parts: list[dict[int, np.ndarray]]
     ) -> None:
-        """For every layer: distance of moving from batch statistics against sampling noise, and what is left of the start."""
+        """Distance of moving from batch statistics against sampling noise, and what is left of the start."""
         self.behind: list[tuple[_Statistic, dict[str, float]]] = []
         self.substitutes: list[dict[int, np.ndarray]] = [{}, {}, {}]
         for statistic in self.statistics:
@@ -1950,7 +1947,7 @@ class _Exam:
             if not 0 < keep < 1 or (statistic.variance is not None and statistic.variance not in after):
                 continue
 
-            def batch(seen: dict[int, np.ndarray], key: int) -> np.ndarray:
+            def batch(seen: dict[int, np.ndarray], key: int, keep: float = keep) -> np.ndarray:
                 before = self.state.saved[key][1].numpy().astype(np.float64)
                 return (seen[key] - keep * before) / (1 - keep)
 
@@ -1980,7 +1977,7 @@ class _Exam:
                 np.concatenate([sigma, spread]),
             )
             self.behind.append((statistic, {"distance": far, "noise": near, "left": left}))
-            for target, values in zip(self.substitutes, (after, *parts)):
+            for target, values in zip(self.substitutes, (after, *parts), strict=False):
                 target[statistic.mean] = batch(values, statistic.mean)
                 if statistic.variance is not None:
                     target[statistic.variance] = np.maximum(batch(values, statistic.variance), 0)
@@ -2191,7 +2188,7 @@ class _Exam:
             self.report("PD302", path, text, "error", **evidence, inputs=origins)
         else:
             text = (
-                f"The step moves the statistics of {path!r} {times} times; they mix the inputs of {len(distinct)} calls: "
+                f"The step moves the statistics of {path!r} {times} times, mixing the inputs of {len(distinct)} calls: "
                 f"{', '.join(origins)}. Inference normalises each of them with the mixture."
             )
             self.report("PD302", path, text, "warning", **evidence, inputs=origins)
@@ -2239,7 +2236,8 @@ class _Exam:
         move the inference output by at least half a standard deviation over the samples (Cohen's medium effect),
         with the sampling noise taken off first.
         """
-        distance, effect = self.distance, self.effect
+        distance: dict[str, Any] = self.distance or {}
+        effect = self.effect
         far = [(s, m) for s, m in self.behind if m["distance"] > F_LIMIT * max(m["noise"], 1e-9)]
         far.sort(key=lambda item: -item[1]["distance"] / max(item[1]["noise"], 1e-9))
         size = _size_of(effect["rms_change"], effect["rms_noise"], effect["spread_batch"]) if effect else 0.0
@@ -2270,7 +2268,7 @@ class _Exam:
             self.report(
                 "PD307",
                 where,
-                f"Over the batch the inference output varies by {low:.2g}, with the batch's own statistics by {high:.2g}: "
+                f"Over the batch inference output varies by {low:.2g}, with the batch's own statistics by {high:.2g}: "
                 f"inference says the same for every sample.{untrained}",
                 soft,
                 spread_inference=low,
@@ -2281,20 +2279,34 @@ class _Exam:
             losses = self.losses()
             # Fresh statistics explain a fresh network; a layer that changes its output by itself is another matter.
             judged = {key for s, _ in self.behind for key in (s.mean, s.variance)}
-            own = direct and not far and self.told_statistics <= judged
+            own = direct and not far and self.told_statistics <= judged and not self.explained()
+            if direct and where is None and not own and self.behind:
+                where = max(self.behind, key=lambda item: item[1]["distance"] / max(item[1]["noise"], 1e-9))[
+                    0
+                ].node.path
             if direct and where is None:
                 where = self.locate(self.phase(False), self.x, self.phase(True), self.x)
             if losses:
-                said = f"the loss is {losses['loss_training']:.3g} in training and {losses['loss_inference']:.3g} in inference"
+                said = "the loss is {loss_training:.3g} in training and {loss_inference:.3g} in inference".format(
+                    **losses
+                )
             else:
-                assert distance is not None or effect is not None
                 moved = distance["rms_between_phases"] if distance else effect["rms_change"] if effect else 0.0
                 said = f"outputs differ by {moved:.2g} (root mean square)"
             self.report(
-                "PD308", where, f"On one batch the two phases disagree far beyond noise: {said}.{'' if own else untrained}",
+                "PD308",
+                where,
+                f"On one batch the two phases disagree far beyond noise: {said}." + ("" if own else untrained),
                 None if own else soft,
-                **losses, **(distance or {}), effect_size=size,
+                **losses, **distance, effect_size=size,
             )  # fmt: skip
+
+    def explained(self) -> bool:
+        """Whether inference with the batch's own statistics gives what training gives, up to noise."""
+        if self.effect is None or not self.distance:
+            return False
+        rest, noise = _rms(_differences(self.substituted, self.training_outputs)), self.distance["rms_noise"]
+        return rest <= F_LIMIT * noise or _size_of(rest, noise, self.distance["spread_training"]) < MEDIUM_EFFECT
 
     def report_behind(
         self, statistic: _Statistic, measured: dict[str, float], size: float, severity: str | None, untrained: str
@@ -2321,8 +2333,8 @@ class _Exam:
             )
         self.report("PD202", path, text + untrained, severity, **evidence)
 
-    def losses(self) -> dict[str, float]:
-        """The loss of both phases on the batch, from `loss` or the compiled one; empty when there is none to compute."""
+    def losses(self) -> dict[str, Any]:
+        """The loss of both phases on the batch, from `loss` or the compiled one; empty without one."""
         if self.y is None:
             return {}
         loss = self.loss if self.loss is not None else getattr(self.model, "loss", None)
@@ -2333,7 +2345,8 @@ class _Exam:
                 return {}
             found = {}
             for name, training in (("loss_training", True), ("loss_inference", False)):
-                route = self.trace(lambda x, t=training: loss(self.y, self.phase(t)(x)), self.x)
+                call = self.phase(training)
+                route = self.trace(lambda x, call=call: loss(self.y, call(x)), self.x)  # type: ignore[misc]
                 found[name] = float(np.mean(self.outputs(route, self.x)[0]))
             return found
         except Exception:
@@ -2376,8 +2389,9 @@ class _Step:
             self._runner = lambda: step(*args)
         else:
             self.remarks += _python_effects(self.function)
-            if any("one-shot" in remark for remark in self.remarks) and not self.exam.insist:
-                return  # tracing alone would use it up
+            if any(re.match(r"reads the one-shot|opens a|writes by", r) for r in self.remarks) and not self.exam.insist:
+                self.remarks.append("so it was not even traced, for tracing runs its Python")
+                return
             failure: list[BaseException] = []
 
             def guarded(*given: Any) -> Any:
@@ -2407,7 +2421,7 @@ class _Step:
                 trained |= {id(_handle(v)) for v in self.exam.model.trainable_variables}
                 if not trained & set(writes):
                     self.remarks.append(
-                        f"cannot be traced to its end ({type(failure[0]).__name__}: {str(failure[0]).splitlines()[0][:120]})"
+                        f"cannot be traced to its end ({type(failure[0]).__name__}: {str(failure[0])[:100]})"
                     )
                     self.eager = True
                     self._runner = lambda: self.step(*args)
@@ -2470,7 +2484,7 @@ class _Step:
         for i, first in enumerate(numbers):
             for second in numbers[i + 1 :]:
                 a, b = calls[first].inputs, calls[second].inputs
-                if a and len(a) == len(b) and all(s is t for s, t in zip(a, b)):
+                if a and len(a) == len(b) and all(s is t for s, t in zip(a, b, strict=False)):
                     return True
         if self.remarks and not self.exam.insist:
             return False
@@ -2484,7 +2498,7 @@ class _Step:
         groups = [[self._values[i] for i in self._outer.get(n, []) if i < len(self._values)] for n in numbers]
         for i, one in enumerate(groups):
             for two in groups[i + 1 :]:
-                if one and len(one) == len(two) and all(np.array_equal(a, b) for a, b in zip(one, two)):
+                if one and len(one) == len(two) and all(np.array_equal(a, b) for a, b in zip(one, two, strict=False)):
                     return True
         return False
 
@@ -2564,9 +2578,12 @@ def _needs_autograph(error: BaseException) -> bool:
 
 # -- Python's side of a step ------------------------------------------------------------------------------------------
 
-_MUTATING = frozenset(
-    "append appendleft extend insert update add pop popleft popitem remove discard clear setdefault sort reverse write writelines"
-    " send put put_nowait dump writerow writerows log_metric log scalar".split()
+_CHANGING = frozenset(
+    ("append", "appendleft", "extend", "insert", "update", "add", "pop", "popleft", "popitem", "remove", "discard",
+     "clear", "setdefault", "sort", "reverse")
+)  # fmt: skip
+_WRITING = frozenset(
+    ("write", "writelines", "writerow", "writerows", "send", "put", "put_nowait", "dump", "log", "log_metric", "save")
 )
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
@@ -2605,7 +2622,7 @@ def _names(function: Any) -> dict[str, Any]:
     if code is None:
         return {}
     values: dict[str, Any] = {}
-    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or ()):
+    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=False):
         try:
             values[name] = cell.cell_contents
         except ValueError:
@@ -2642,15 +2659,13 @@ def _python_effects(function: Any, depth: int = 0, seen: set[int] | None = None)
     seen.add(id(code))
     values, remarks = _names(function), []
     for name, value in values.items():
-        if isinstance(value, Iterator) and not isinstance(value, io.IOBase) and not hasattr(value, "get_next"):
-            remarks.append(f"reads the one-shot iterator `{name}`")
-        elif isinstance(value, Iterator) and hasattr(value, "get_next"):
+        if isinstance(value, Iterator) and not isinstance(value, io.IOBase):
             remarks.append(f"reads the one-shot iterator `{name}`")
         elif _own_code(value):
             remarks += _python_effects(value, depth + 1, seen)
     bound = code.co_varnames[:1] if inspect.ismethod(function) else ()
     instructions = list(dis.get_instructions(code))
-    loads = {}
+    loads: dict[tuple[int | None, int | None], dis.Instruction] = {}
     for step in instructions:
         if step.opname.startswith("LOAD_") and step.positions is not None:
             loads.setdefault((step.positions.lineno, step.positions.col_offset), step)
@@ -2672,13 +2687,13 @@ def _python_effects(function: Any, depth: int = 0, seen: set[int] | None = None)
         if step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in code.co_freevars):
             text = f"assigns the outer name `{step.argval}`"
         elif step.opname in ("STORE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR"):
-            name = outside(step)
-            what = f"`{name}.{step.argval}`" if step.opname == "STORE_ATTR" else f"an item of `{name}`"
-            text = f"sets {what}" if name else None
-        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval in _MUTATING:
-            name = outside(step)
-            if name and not _is_graph_object(values.get(name)):
-                text = f"calls `{name}.{step.argval}`"
+            base = outside(step)
+            what = f"`{base}.{step.argval}`" if step.opname == "STORE_ATTR" else f"an item of `{base}`"
+            text = f"sets {what}" if base else None
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval in _CHANGING | _WRITING:
+            base = outside(step)
+            if base and not _is_graph_object(values.get(base)):
+                text = f"{'writes by' if step.argval in _WRITING else 'calls'} `{base}.{step.argval}`"
         elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "open" and "open" not in values:
             text = "opens a file"
         if text and text not in remarks:
@@ -2693,7 +2708,8 @@ def _is_graph_object(value: Any) -> bool:
 
 def _reach(start: Any) -> Iterator[Any]:
     """Objects a function can reach through closures, globals, partials and attributes, itself included."""
-    queue, seen = collections.deque([(start, 0)]), set()
+    queue = collections.deque([(start, 0)])
+    seen: set[int] = set()
     while queue and len(seen) < 5000:
         item, depth = queue.popleft()
         if id(item) in seen or isinstance(item, (*_PLAIN, np.ndarray, types.ModuleType, type)) or depth > 6:
@@ -2745,6 +2761,8 @@ class _PythonState:
         self.globals: list[tuple[dict, str, Any]] = []
         self.copies: list[tuple[Any, Any]] = []
         self.attributes: list[tuple[Any, str, Any]] = []
+        self.plain: list[tuple[dict, dict, set[str]]] = []  # numbers and names that a step sets on Keras objects
+        stored = _stored_attributes(step) if step is not None else set()
         for name in ("train_function", "test_function", "predict_function", "train_tf_function", "stop_training"):
             if name in getattr(model, "__dict__", {}):
                 self.attributes.append((model, name, model.__dict__[name]))
@@ -2763,6 +2781,9 @@ class _PythonState:
                 self.copies.append((item, item.copy()))
             elif not _is_graph_object(item) and hasattr(item, "__dict__") and not callable(item):
                 self.copies.append((item.__dict__, dict(item.__dict__)))
+            elif _is_graph_object(item) and isinstance(getattr(item, "__dict__", None), dict):
+                now = {k: v for k, v in item.__dict__.items() if k in stored and type(v) in _PLAIN}
+                self.plain.append((item.__dict__, now, stored))
 
     def restore(self) -> None:
         random.setstate(self.random[0])
@@ -2781,16 +2802,26 @@ class _PythonState:
                 else:
                     original.clear()
                     original.update(copy)
+        for space, before, stored in self.plain:
+            for name in [k for k, v in space.items() if k in stored and type(v) in _PLAIN and k not in before]:
+                del space[name]
+            space.update(before)
         for owner, name, value in self.attributes:
             if owner.__dict__.get(name) is not value:
                 owner.__dict__[name] = value
+
+
+def _stored_attributes(step: Any) -> set[str]:
+    """Names of the attributes that a step's own Python sets."""
+    codes = {_code(item) for item in _reach(step) if _own_code(item)} | {_code(step)}
+    return {str(i.argval) for c in codes if c is not None for i in dis.get_instructions(c) if i.opname == "STORE_ATTR"}
 
 
 def _identical(first: Any, second: Any) -> bool:
     if len(first) != len(second):
         return False
     if isinstance(first, list):
-        return all(a is b for a, b in zip(first, second))
+        return all(a is b for a, b in zip(first, second, strict=False))
     return all(key in second and second[key] is value for key, value in first.items())
 
 
@@ -2853,7 +2884,7 @@ def _by_name(x: Any, names: Sequence[str], shapes: Sequence[Any], order: Sequenc
     if set(order) == set(names):
         return {name: leaves[list(order).index(name)] for name in names}
     rest, found = list(leaves), {}
-    for name, shape in zip(names, shapes):
+    for name, shape in zip(names, shapes, strict=False):
         fits = [leaf for leaf in rest if _fits(leaf, shape)] or rest
         if not fits:
             raise CannotExamine(f"the artifact wants an input {name!r} that the batch does not have")
@@ -2866,7 +2897,8 @@ def _fits(leaf: Any, shape: Any) -> bool:
     dims = list(shape) if shape is not None else None
     if dims is None or len(dims) != len(leaf.shape):
         return False
-    return all(d is None or not isinstance(d, int) or d < 0 or d == n for d, n in zip(dims[1:], leaf.shape[1:]))
+    pairs = zip(dims[1:], leaf.shape[1:], strict=False)
+    return all(d is None or not isinstance(d, int) or d < 0 or d == n for d, n in pairs)
 
 
 def _open_saved_model(path: Path) -> _Artifact:
@@ -3037,7 +3069,7 @@ def _look_at_artifact(exam: _Exam, path: Path) -> None:
     biggest = max((float(np.max(np.abs(b))) for b in base if b.size), default=0.0)
     noise = max(exam.noise, artifact.unit * biggest)
     distance, spread = _rms([v - b for b, v in pairs]), _spread([b for b in base if b.ndim])
-    evidence = {"rms_difference": distance, "rounding_noise": noise, "spread": spread}
+    evidence: dict[str, Any] = {"rms_difference": distance, "rounding_noise": noise, "spread": spread}
     if exam.stochastic:
         exam.report("PD002", None, f"{path.name} was not compared in numbers: the model's inference is stochastic.")
     elif not math.isfinite(distance) or distance > ROUNDING_SIGMAS * noise:
@@ -3050,7 +3082,7 @@ def _look_at_artifact(exam: _Exam, path: Path) -> None:
         )
     elif spread <= ROUNDING_SIGMAS * noise:
         exam.report(
-            "PD002", None, f"{path.name} agrees, but the output hardly varies over the batch, so agreement proves nothing.",
+            "PD002", None, f"{path.name} agrees, but the output hardly varies over the batch: that proves nothing.",
             **evidence,
         )  # fmt: skip
 
@@ -3217,7 +3249,8 @@ def _demo(seed: int) -> None:
         def step(xb: Any, yb: Any, model=model, optimizer=optimizer, training=training) -> Any:
             with tf.GradientTape() as tape:
                 value = loss(yb, model(xb, training=training))
-            optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+            gradients = tape.gradient(value, model.trainable_variables)
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
             return value
 
         said = "model(x, training=True)" if training else "model(x)"

@@ -132,7 +132,7 @@ case.say(
 )
 
 # %% [markdown]
-# ## Trained right, still wrong in `predict`?
+# ## Trained right, still wrong in predict?
 #
 # The cured loop has trained the weights, and updated the statistics 300 times. That is too few for momentum 0.999, so
 # `predict` is still at chance; re-estimated statistics show what the weights can do. That lag is

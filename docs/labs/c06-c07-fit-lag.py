@@ -1,5 +1,5 @@
 # %% [markdown]
-# # C6 + C7: `fit` learns, validation waits
+# # C6 + C7: fit learns, validation waits
 #
 # **Training accuracy climbs, validation stays at chance, and nothing is broken.** `fit` updates the moving
 # statistics, but MobileNetV2 asks for `momentum=0.999`: every update replaces one thousandth of them. Validation
@@ -36,7 +36,7 @@ today = runs["live" if LIVE else case.TODAY]
 case.show_source("scratch_fit", "fit", "mobilenet", "reestimate", "batch_norms")
 
 # %% [markdown]
-# ## What `fit` prints
+# ## What fit prints
 
 # %% tags=["draw"]
 fig, (left, right) = case.axes(2, sharey=True)

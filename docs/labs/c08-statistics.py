@@ -72,7 +72,7 @@ case.show_table(
 )
 
 # %% [markdown]
-# ## Does `fit` set the learning phase?
+# ## Does fit set the learning phase?
 #
 # The article's first open question. A spy layer writes down what reaches it: its own `training` argument, and what
 # `keras.backend.learning_phase()` says at that moment.

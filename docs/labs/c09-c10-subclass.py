@@ -1,5 +1,5 @@
 # %% [markdown]
-# # C9 + C10: a subclass without and with `training`
+# # C9 + C10: a subclass without and with training
 #
 # **A subclass whose `call` takes `training` and hands it on is the right cure, then and now.** Without it the weights
 # train and the statistics never move; in Keras 3 not even under `fit`. But give the argument no default of `True`, as
@@ -33,7 +33,7 @@ runs = case.runs("subclass", live=LIVE)
 case.show_source("without_training", "with_training", "subclass", "phases_by_route")
 
 # %% [markdown]
-# ## C9: without `training`
+# ## C9: without training
 
 # %% tags=["draw"]
 fig, (left, right) = case.axes(2)
@@ -97,7 +97,7 @@ case.show_table(
 # which reached the layer without any argument. Keras 3 has no such thing. A `call` that cannot be told the phase is
 # told nothing.
 #
-# ## C10: what a default of `training=True` does
+# ## C10: what a default of training=True does
 #
 # The statistics, and so the phase, of every route into the same trained model, with the article's default and with
 # `training=False`. "Training" here means: the prediction for one image depends on the other images of its batch.

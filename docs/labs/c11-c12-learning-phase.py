@@ -72,7 +72,7 @@ case.show_table(
 # So it works where it exists, with a trap: whoever forgets to switch it back tests in the training phase, and every
 # test batch moves the statistics.
 #
-# ## C11: `fit`, and a validation in the wrong phase
+# ## C11: fit, and a validation in the wrong phase
 #
 # Three lines for each release. What `fit` printed as validation accuracy, without the setter and with it. And what
 # the *same weights with the same statistics* answer after the last epoch, when the inference phase is asked for by
@@ -140,7 +140,7 @@ ax.legend(fontsize=8, ncols=2)
 case.show(fig, "Training accuracy epoch by epoch is the same with and without the learning phase set to True.")
 
 # %% [markdown]
-# ## C12: `model.updates`
+# ## C12: model.updates
 #
 # The article wanted to run the assign operations itself. What the list holds, and what comes of trying:
 

@@ -36,7 +36,7 @@ case.show_source("listing_head", "listing_summary", "listing_frozen")
 # %% tags=["draw"]
 fig, (left, right) = case.axes(2, sharey=True)
 for ax, name, title in ((left, "printed", "as printed: linear"), (right, "meant", "as meant: softmax")):
-    for run, colour in zip(heads[newest][name], (case.BLUE, case.ORANGE, case.GREEN), strict=True):
+    for run, colour in zip(heads[newest][name], (case.BLUE, case.ORANGE, case.GREEN, case.PURPLE), strict=True):
         accuracy = case.smooth(run["accuracy"], 15)
         ax.plot(
             np.arange(1, len(accuracy) + 1) * 15,

@@ -65,7 +65,9 @@ def settle(model: Any, x: Any, passes: int = 12) -> Any:
     return model
 
 
-def make_step(model: Any, loss: Any = LOGITS, optimizer: Any = None, training: Any = True, compiled: bool = True) -> Any:
+def make_step(
+    model: Any, loss: Any = LOGITS, optimizer: Any = None, training: Any = True, compiled: bool = True
+) -> Any:
     """The textbook step; `training="none"` leaves the argument out."""
     optimizer = optimizer or keras.optimizers.Adam(1e-3)
     phase = {} if training == "none" else {"training": training}

@@ -8,7 +8,23 @@ import types
 import keras
 import numpy as np
 import tensorflow as tf
-from cases import FLAT, IMAGES, LABELS, LOGITS, Case, L, X, Y, conv_block, make_step, registry, settle, small_cnn, small_mlp, write_lite
+from cases import (
+    FLAT,
+    IMAGES,
+    LABELS,
+    LOGITS,
+    Case,
+    L,
+    X,
+    Y,
+    conv_block,
+    make_step,
+    registry,
+    settle,
+    small_cnn,
+    small_mlp,
+    write_lite,
+)
 
 CASES, case = registry()
 
@@ -89,7 +105,9 @@ def dict_inputs_without_argument() -> Case:  # keras-team/keras-hub#1623
 
 
 @case
-def explicit_phase_of_a_sibling_reaches_dropout() -> Case:  # keras#20285: the call context keeps what a sibling was told
+def explicit_phase_of_a_sibling_reaches_dropout() -> (
+    Case
+):  # keras#20285: the call context keeps what a sibling was told
     class Tuner(keras.Model):
         def __init__(self):
             super().__init__(name="tuner")
@@ -476,7 +494,9 @@ def eager_step_that_returns_a_float() -> Case:  # tf#25525
     def step(x, y):
         with tf.GradientTape() as tape:
             value = LOGITS(y, model(x))
-        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, model.trainable_variables), model.trainable_variables, strict=False)
+        )
         return float(value)
 
     return Case(model, FLAT, Y, {"train_step": step}, codes=("PD301",), where="norm")
@@ -547,7 +567,9 @@ def step_with_stateful_noise_and_no_phase() -> Case:  # judged without running i
     def step(x, y):
         with tf.GradientTape() as tape:
             value = LOGITS(y, model(x + tf.random.normal(tf.shape(x), stddev=0.01)))
-        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, model.trainable_variables), model.trainable_variables, strict=False)
+        )
         return value
 
     return Case(model, FLAT, Y, {"train_step": step}, codes=("PD301",), where="norm")
@@ -564,7 +586,9 @@ def second_pass_for_the_metric() -> Case:  # tensorflow/addons#256
     def step(x, y):
         with tf.GradientTape() as tape:
             value = LOGITS(y, model(x, training=True))
-        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, model.trainable_variables), model.trainable_variables, strict=False)
+        )
         accuracy.update_state(y, model(x, training=True))
         return value
 
@@ -581,7 +605,9 @@ def discriminator_on_real_and_fake_apart() -> Case:  # keras#12353
         fake = tf.random.stateless_uniform(tf.shape(x), seed=(1, 2))
         with tf.GradientTape() as tape:
             value = tf.reduce_mean(critic(fake, training=True)) - tf.reduce_mean(critic(x, training=True))
-        optimizer.apply_gradients(zip(tape.gradient(value, critic.trainable_variables), critic.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, critic.trainable_variables), critic.trainable_variables, strict=False)
+        )
 
     return Case(critic, X, None, {"train_step": step}, codes=("PD302",), where="one_bn")
 
@@ -622,7 +648,9 @@ def siamese_branches_in_two_calls() -> Case:  # keras#4808
         flipped = 1.0 - x
         with tf.GradientTape() as tape:
             value = tf.reduce_mean((encoder(x, training=True) - encoder(flipped, training=True)) ** 2)
-        optimizer.apply_gradients(zip(tape.gradient(value, encoder.trainable_variables), encoder.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, encoder.trainable_variables), encoder.trainable_variables, strict=False)
+        )
 
     return Case(encoder, X, None, {"train_step": step}, codes=("PD302",), where="two_bn")
 
@@ -728,7 +756,11 @@ def dropout_fixed_on() -> Case:  # keras#9412
 def tf_dropout_in_a_lambda() -> Case:  # tf#60640
     drop = L.Lambda(lambda t: tf.nn.dropout(t, 0.4), name="raw_dropout")
     return Case(
-        keras.Sequential([keras.Input((64,)), L.Dense(16), drop, L.Dense(10)]), FLAT, Y, codes=("PD305",), where="raw_dropout"
+        keras.Sequential([keras.Input((64,)), L.Dense(16), drop, L.Dense(10)]),
+        FLAT,
+        Y,
+        codes=("PD305",),
+        where="raw_dropout",
     )
 
 

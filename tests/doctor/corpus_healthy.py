@@ -5,7 +5,23 @@ from __future__ import annotations
 import keras
 import numpy as np
 import tensorflow as tf
-from cases import FLAT, IMAGES, LABELS, LOGITS, Case, L, X, Y, conv_block, make_step, registry, settle, small_cnn, small_mlp, write_lite
+from cases import (
+    FLAT,
+    IMAGES,
+    LABELS,
+    LOGITS,
+    Case,
+    L,
+    X,
+    Y,
+    conv_block,
+    make_step,
+    registry,
+    settle,
+    small_cnn,
+    small_mlp,
+    write_lite,
+)
 
 CASES, case = registry()
 
@@ -289,7 +305,9 @@ def siamese_step_on_concatenated_branches() -> Case:
         with tf.GradientTape() as tape:
             one, two = tf.split(encoder(pairs, training=True), 2)
             value = tf.reduce_mean((one - two) ** 2)
-        optimizer.apply_gradients(zip(tape.gradient(value, encoder.trainable_variables), encoder.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, encoder.trainable_variables), encoder.trainable_variables, strict=False)
+        )
         return value
 
     return Case(encoder, X, None, {"train_step": step})
@@ -366,7 +384,9 @@ def strings_to_tokens_inside_the_model() -> Case:
     texts = np.array(["the cat sat", "a dog ran far", "the dog sat", "one cat"] * 4)
     vectorize = L.TextVectorization(max_tokens=20, output_sequence_length=5)
     vectorize.adapt(texts)
-    model = keras.Sequential([keras.Input((), dtype="string"), vectorize, L.Embedding(20, 6), L.GlobalAveragePooling1D()])
+    model = keras.Sequential(
+        [keras.Input((), dtype="string"), vectorize, L.Embedding(20, 6), L.GlobalAveragePooling1D()]
+    )
     model.add(L.Dropout(0.2))
     model.add(L.Dense(2))
     return Case(model, tf.constant(texts))
@@ -442,11 +462,25 @@ def monte_carlo_dropout_on_purpose() -> Case:
 
 def gan_parts():
     generator = keras.Sequential(
-        [keras.Input((6,)), L.Dense(32), L.BatchNormalization(momentum=0.8), L.ReLU(), L.Dense(64), L.Reshape((8, 8, 1))],
+        [
+            keras.Input((6,)),
+            L.Dense(32),
+            L.BatchNormalization(momentum=0.8),
+            L.ReLU(),
+            L.Dense(64),
+            L.Reshape((8, 8, 1)),
+        ],
         name="generator",
     )
     critic = keras.Sequential(
-        [keras.Input((8, 8, 1)), L.Conv2D(8, 3), L.BatchNormalization(momentum=0.8), L.LeakyReLU(), L.Flatten(), L.Dense(1)],
+        [
+            keras.Input((8, 8, 1)),
+            L.Conv2D(8, 3),
+            L.BatchNormalization(momentum=0.8),
+            L.LeakyReLU(),
+            L.Flatten(),
+            L.Dense(1),
+        ],
         name="critic",
     )
     return generator, critic
@@ -468,8 +502,12 @@ def gan_step_with_one_pass_for_real_and_fake() -> Case:
         with tf.GradientTape() as c_tape:
             scores = critic(tf.concat([real, tf.stop_gradient(fake)], 0), training=True)
             c_loss = tf.reduce_mean(scores[32:]) - tf.reduce_mean(scores[:32])
-        g_opt.apply_gradients(zip(g_tape.gradient(g_loss, generator.trainable_variables), generator.trainable_variables))
-        c_opt.apply_gradients(zip(c_tape.gradient(c_loss, critic.trainable_variables), critic.trainable_variables))
+        g_opt.apply_gradients(
+            zip(g_tape.gradient(g_loss, generator.trainable_variables), generator.trainable_variables, strict=False)
+        )
+        c_opt.apply_gradients(
+            zip(c_tape.gradient(c_loss, critic.trainable_variables), critic.trainable_variables, strict=False)
+        )
 
     return Case(generator, noise, X, {"train_step": step})
 
@@ -592,7 +630,9 @@ def plain_step_with_float_and_print() -> Case:
     def step(x, y):
         with tf.GradientTape() as tape:
             value = LOGITS(y, model(x, training=True))
-        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, model.trainable_variables), model.trainable_variables, strict=False)
+        )
         return float(value)
 
     return Case(model, FLAT, Y, {"train_step": step})
@@ -675,7 +715,9 @@ def evaluation_pass_inside_the_step() -> Case:
     def step(x, y):
         with tf.GradientTape() as tape:
             value = LOGITS(y, model(x, training=True))
-        optimizer.apply_gradients(zip(tape.gradient(value, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, model.trainable_variables), model.trainable_variables, strict=False)
+        )
         return value, LOGITS(y, model(x, training=False))
 
     return Case(model, FLAT, Y, {"train_step": step})
@@ -691,7 +733,7 @@ def branching_step_with_autograph() -> Case:
             value = LOGITS(y, model(x, training=True))
         gradients = tape.gradient(value, model.trainable_variables)
         if tf.math.is_finite(value):
-            optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+            optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=False))
         return value
 
     return Case(model, FLAT, Y, {"train_step": step})

@@ -1,4 +1,4 @@
-"""Every architecture of keras.applications before the doctor, fresh and after recalibrated training: none may be flagged.
+"""keras.applications before the doctor, fresh and after recalibrated training: none may be flagged.
 
 Run by the nox lane `doctor`:  python tests/doctor/lane_applications.py [--only NAME ...] [--library keras|tf_keras]
 With `--corpus` it scores the corpus instead, which is how other Keras releases are covered.
@@ -23,14 +23,32 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 # Smallest sizes that every block of these families accepts; 32 elsewhere.
-SIZES = {"Inception": 75, "Xception": 71, "NASNet": 64, "VGG": 32, "MobileNetV3": 64, "EfficientNet": 64, "ConvNeXt": 64}
+SIZES = {
+    "Inception": 75,
+    "Xception": 71,
+    "NASNet": 64,
+    "VGG": 32,
+    "MobileNetV3": 64,
+    "EfficientNet": 64,
+    "ConvNeXt": 64,
+}
 # Left out of the default run for their size alone; --all brings them in.
-HUGE = ("NASNetLarge", "EfficientNetB6", "EfficientNetB7", "EfficientNetV2L", "ConvNeXtXLarge", "ConvNeXtLarge", "ConvNeXtBase")
+HUGE = (
+    "NASNetLarge",
+    "EfficientNetB6",
+    "EfficientNetB7",
+    "EfficientNetV2L",
+    "ConvNeXtXLarge",
+    "ConvNeXtLarge",
+    "ConvNeXtBase",
+)
 
 
 def architectures(library: Any) -> list[str]:
     found = vars(library.applications).items()
-    return sorted(n for n, v in found if callable(v) and n[0].isupper() and "weights" in inspect.signature(v).parameters)
+    return sorted(
+        n for n, v in found if callable(v) and n[0].isupper() and "weights" in inspect.signature(v).parameters
+    )
 
 
 def build(library: Any, name: str, samples: int) -> tuple[Any, np.ndarray, np.ndarray]:
@@ -63,7 +81,7 @@ def train_and_recalibrate(library: Any, model: Any, x: np.ndarray, y: np.ndarray
         with tf.GradientTape() as tape:
             value = loss(yb, model(xb, training=True))
         gradients = tape.gradient(value, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=False))
         return value
 
     parts = [slice(i, i + batch) for i in range(0, len(x), batch)]

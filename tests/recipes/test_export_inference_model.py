@@ -96,6 +96,10 @@ def test_plain_export_of_a_preprocessing_layer_is_a_training_graph_and_the_check
     layer = keras.layers.Resizing(8, 8) if kind == "Resizing" else keras.layers.RandomTranslation(0.1, 0.1)
     model = digits_model(layer)
     proof = proof_of(plain_export(model, tmp_path / "plain"), model)
+    release = tuple(int(part) for part in keras.__version__.split(".")[:2])
+    if kind == "Resizing" and not (3, 6) <= release < (3, 16):
+        assert proof.failures() == []
+        return
     assert proof.error > 0.2  # a fifth of the largest probability, at a tolerance of 1e-4
     assert proof.alone > 0.2
     assert "AssignVariableOp" in proof.forbidden
@@ -121,12 +125,13 @@ def test_onnx_of_a_training_graph_shows_no_assignment_and_only_the_numbers_tell(
     assert proof.error > 0.2 and proof.alone > 0.2
 
 
+@pytest.mark.skipif(tf.__version__.startswith("2.16."), reason="this conversion aborts the process on TensorFlow 2.16")
 def test_litert_converted_with_the_keras_model_as_trackable_reads_variables_that_nothing_fills(tmp_path, model) -> None:
     endpoint = recipe.inference_endpoint(model, recipe.input_signature(SAMPLES))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([endpoint.get_concrete_function()], model)
     (tmp_path / "empty.tflite").write_bytes(converter.convert())
     operations = recipe.litert_operations(tmp_path / "empty.tflite")
-    # Not run: reading such memory answers NaN on TensorFlow 2.21, raises on 2.19 and aborts the process on 2.16.
+    # Not run: what a call reads there is arbitrary.
     assert "READ_VARIABLE" in operations
     assert not {"CALL_ONCE", "ASSIGN_VARIABLE"} & set(operations)
 

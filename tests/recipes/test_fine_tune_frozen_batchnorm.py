@@ -311,6 +311,7 @@ def test_tf_keras_honours_the_guide_and_the_cure_but_reads_flags_at_compile(data
 # The page's table
 
 
+@pytest.mark.slow
 def test_data_of_the_seeds_still_hold_today() -> None:
     known = json.loads(lane.DATA.read_text(encoding="utf-8"))
     assert list(known["situations"]) == list(lane.SITUATIONS)

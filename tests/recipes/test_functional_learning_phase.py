@@ -719,7 +719,7 @@ def test_the_demo_refuses_a_bad_number_of_steps(arguments: list[str], capsys: py
 
 
 @pytest.mark.slow
-def test_mobilenet_sits_at_log_2_without_the_phase_whatever_the_momentum() -> None:
+def test_mobilenet_sits_at_log_2_without_the_phase() -> None:
     r = recipe.train(recipe.make_plain_step, steps=60, seed=0)
     assert abs(r.loss - np.log(2)) < 0.02  # a constant answer to 20 batches of 64 coin flips
     assert 0.4 < r.accuracy < 0.6 and 0.4 < r.val_accuracy < 0.6

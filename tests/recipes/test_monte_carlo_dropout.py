@@ -309,6 +309,7 @@ def test_batchnormalization_in_the_training_phase_behind_dropout_is_refused_and_
 # The page's tables and figure
 
 
+@pytest.mark.slow
 def test_data_still_hold_today() -> None:
     known = json.loads(lane.DATA.read_text(encoding="utf-8"))
     assert len(known["runs"]) == len(known["seeds"]) == len(lane.SEEDS)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -107,7 +103,9 @@ def test_state_comes_back_after_an_exception_too(monkeypatch, error):
     stop.__wrapped__ = recipe._Step.run
     original = recipe._Step.run
     stop.__wrapped__ = original
-    monkeypatch.setattr(recipe._Step, "run", lambda self: (original(self), seen.append(values(model) != before[:10]), _raise(error)))
+    monkeypatch.setattr(
+        recipe._Step, "run", lambda self: (original(self), seen.append(values(model) != before[:10]), _raise(error))
+    )
     if error is KeyboardInterrupt:
         with pytest.raises(KeyboardInterrupt):
             diagnose(model, *batch(), train_step=step)

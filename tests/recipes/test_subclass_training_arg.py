@@ -538,6 +538,17 @@ def test_test_step_returns_the_inference_loss_and_changes_nothing(batch):
     assert abs(float(loss) - np.mean((np.array(model(x, training=True)) - y) ** 2)) > 1e-3, "the phases differ"
 
 
+def test_test_step_is_inference_even_where_the_default_is_training(batch):
+    class DefaultTrue(Told):
+        def call(self, x, training=True):
+            return self.out(self.norm(x, training=training))
+
+    model = built(DefaultTrue, batch[0])
+    _, test_step = recipe.make_steps(model, keras.optimizers.SGD(0.1), keras.losses.MeanSquaredError())
+    assert moved(model, lambda: test_step(*batch)) == [False]
+    assert moved(model, lambda: model(batch[0])) == [True], "or the line above proves nothing"
+
+
 def regularised():
     return Told(kernel_regularizer="l2", activity_regularizer="l2")
 
@@ -554,11 +565,11 @@ def test_fit_loop_learns_and_reports_what_fit_does(steps_per_call, batch, datase
     ours, theirs = regularised(), built(regularised, batch[0])
     ours(batch[0])
     ours.set_weights(theirs.get_weights())
-    theirs.compile(keras.optimizers.Adam(0.05), "mse", metrics=["mae"], run_eagerly=True)
+    theirs.compile(keras.optimizers.SGD(0.02, momentum=0.9), "mse", metrics=["mae"], run_eagerly=True)
     expected = theirs.fit(datasets[0], validation_data=datasets[1], epochs=3, verbose=0, shuffle=False).history
     history = recipe.fit_loop(
         ours,
-        keras.optimizers.Adam(0.05),
+        keras.optimizers.SGD(0.02, momentum=0.9),
         keras.losses.MeanSquaredError(),
         *datasets,
         epochs=3,
@@ -570,7 +581,7 @@ def test_fit_loop_learns_and_reports_what_fit_does(steps_per_call, batch, datase
     if KERAS < (3, 3):  # its `fit` averages the loss over batches, not rows
         expected |= {name: history[name] for name in ("loss", "val_loss")}
     for name in history:
-        # float32 through nine Adam steps; a wrong phase or weighting shows in the second digit.
+        # float32 through nine steps; a wrong phase or weighting shows in the second digit.
         np.testing.assert_allclose(history[name], expected[name], rtol=2e-4, err_msg=name)
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)

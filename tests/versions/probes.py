@@ -402,6 +402,21 @@ for kind, (_, kind_text) in KINDS.items():
         )
 
 
+@fact(
+    "tensor_training_works",
+    "Who moves the statistics",
+    "`m(x, training=t)` with a boolean tensor `t` in a `tf.function` moves the statistics when `t` is true.",
+)
+def tensor_training_works():
+    model, bn = functional()
+
+    @tf.function
+    def step(batch, training):
+        return model(batch, training=training)
+
+    return moves_statistics(bn, lambda: step(tf.constant(data()), tf.constant(True)))
+
+
 # --- the learning phase, set to 1 before or after the model is built ---------------------------------------------------
 
 
@@ -663,7 +678,7 @@ def built_training_true_dropout_predict_active():
 
 # --- trainable ---------------------------------------------------------------------------------------------------------
 
-GROUP = "trainable and compile"
+GROUP = "Freezing"
 
 
 @fact(
@@ -775,21 +790,6 @@ def frozen_dense_after_compile_trains():
 )
 def frozen_dense_after_fit_trains():
     return frozen_dense_trains(fit_first=True)
-
-
-@fact(
-    "tensor_training_works",
-    GROUP,
-    "`m(x, training=t)` with a boolean tensor `t` in a `tf.function` moves the statistics when `t` is true.",
-)
-def tensor_training_works():
-    model, bn = functional()
-
-    @tf.function
-    def step(batch, training):
-        return model(batch, training=training)
-
-    return moves_statistics(bn, lambda: step(tf.constant(data()), tf.constant(True)))
 
 
 # --- GAN ---------------------------------------------------------------------------------------------------------------
@@ -1164,7 +1164,7 @@ def clone_model_keeps_statistics():
 @fact(
     "h5_weights_of_frozen_base_load_right",
     GROUP,
-    "Weights saved to h5 with a frozen base model land in the right place when loaded into an unfrozen one.",
+    '`save_weights("x.weights.h5")` with a frozen base model, `load_weights` with an unfrozen one: all land in their place.',
 )
 def h5_weights_of_frozen_base_load_right():
     def two():
