@@ -35,12 +35,12 @@ if __name__ == "__main__" and "PHASEBOOK_DEMO" not in os.environ:
     noise = re.compile(
         r"WARNING: All log messages before absl|To enable the following instructions"
         r"|[IWE]\d{4} .*(port|cudart_stub|cpu_feature_guard|cuda_platform|cuda_executor|gpu_device"
-        r"|mlir_graph_optimization_pass|tf_tfl_flatbuffer_helpers|reader|loader|function_optimizer|flatbuffer_export"
-        r"|cuda_fft|cuda_dnn|cuda_blas|computation_placer|service|device_compiler|xla_compilation_cache|devices|grappler)\.cc:"
+        r"|mlir_graph_optimization_pass|tf_tfl_flatbuffer_helpers|reader|loader|function_optimizer"
+        r"|flatbuffer_export|cuda_fft|cuda_dnn|cuda_blas|computation_placer|service|device_compiler"
+        r"|xla_compilation_cache|devices|grappler)\.cc:"
     )
-    command = [sys.executable, *sys.argv]
     with subprocess.Popen(
-        command, env={**os.environ, "PHASEBOOK_DEMO": "1"}, stderr=subprocess.PIPE, text=True
+        [sys.executable, *sys.argv], env={**os.environ, "PHASEBOOK_DEMO": "1"}, stderr=subprocess.PIPE, text=True
     ) as child:
         assert child.stderr is not None
         for line in child.stderr:

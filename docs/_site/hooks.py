@@ -56,7 +56,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         lines = len((ROOT / "recipes" / f"{path.stem}.py").read_text(encoding="utf-8").splitlines())
         markdown = (
             f"{title}\n\n"
-            f'[:material-download: {path.stem}.py](files/{path.stem}.py){{ .md-button .recipe-file download="{path.stem}.py" }}\n\n'
+            f"[:material-download: {path.stem}.py](files/{path.stem}.py)"
+            f'{{ .md-button .recipe-file download="{path.stem}.py" }}\n\n'
             f'??? abstract "The whole file, to copy ({lines} lines)"\n\n'
             f'    ```python\n    --8<-- "recipes/{path.stem}.py"\n    ```\n'
             f"{newline}{rest}"

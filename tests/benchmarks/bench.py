@@ -68,10 +68,8 @@ def batches() -> tuple[tf.data.Dataset, list[tuple[tf.Tensor, tf.Tensor]]]:
 
 
 def tiny_net() -> keras.Model:
-    return keras.Sequential(
-        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(16), keras.layers.BatchNormalization()]
-        + [keras.layers.ReLU(), keras.layers.Dense(10)]
-    )
+    hidden = [keras.layers.Flatten(), keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    return keras.Sequential([keras.Input((8, 8, 1)), *hidden, keras.layers.Dense(10)])
 
 
 def small_cnn() -> keras.Model:

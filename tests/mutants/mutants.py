@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PHASE_WORDS = {"training", "trainable"}
+TIMEOUT = 900  # seconds for one round of a recipe's tests
 UPDATES = {"assign", "assign_add", "assign_sub", "set_weights"}
 
 
@@ -125,13 +126,15 @@ def killed(project: Path, slug: str, mutant: Mutant | None) -> bool:
     try:
         for marker in ("not slow", "slow"):
             done = subprocess.run(
-                [sys.executable, "-B", "-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", marker]
-                + [f"tests/recipes/test_{slug}.py", f"docs/recipes/{slug}.md"],
-                cwd=project, capture_output=True, text=True,
+                [sys.executable, "-B", "-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", marker,
+                 f"tests/recipes/test_{slug}.py", f"docs/recipes/{slug}.md"],
+                cwd=project, capture_output=True, text=True, timeout=TIMEOUT,
             )  # fmt: skip
             if done.returncode not in (0, 5):  # 5: no test carries the marker
                 return True
         return False
+    except subprocess.TimeoutExpired:  # a mutant that never ends is noticed, too
+        return True
     finally:
         recipe.write_bytes(original)
 
