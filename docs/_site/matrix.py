@@ -384,7 +384,7 @@ def matrix_page(data: dict | None = None) -> str:
                 )
             rows.append(
                 f'<tr id="{anchor(fact["id"])}" data-changes="{starts}"><th scope="row">{inline(fact["statement"])} '
-                f'<a href="#{anchor(fact["id"])}" title="{fact["id"]}">#</a> '
+                f'<a href="#{anchor(fact["id"])}">#</a> '
                 f'<a href="{probe_link(fact["id"])}">probe</a></th>{"".join(cells)}</tr>'
             )
         errors = error_list([fact["id"] for fact in facts], data)
