@@ -37,7 +37,8 @@ if __name__ == "__main__" and "PHASEBOOK_DEMO" not in os.environ:
         r"|[IWE]\d{4} .*(port|cudart_stub|cpu_feature_guard|cuda_platform|cuda_executor|gpu_device"
         r"|mlir_graph_optimization_pass|tf_tfl_flatbuffer_helpers|reader|loader|function_optimizer"
         r"|flatbuffer_export|cuda_fft|cuda_dnn|cuda_blas|computation_placer|service|device_compiler"
-        r"|xla_compilation_cache|devices|grappler)\.cc:"
+        r"|xla_compilation_cache|devices|grappler|dump_mlir_util|single_machine)\.cc:"
+        r"|INFO: Created TensorFlow Lite XNNPACK delegate"
     )
     with subprocess.Popen(
         [sys.executable, *sys.argv], env={**os.environ, "PHASEBOOK_DEMO": "1"}, stderr=subprocess.PIPE, text=True
