@@ -71,7 +71,7 @@ class ConvBlock(keras.layers.Layer):
 class DigitsNet(keras.Model):
     """Logits (batch, 10) of images, float (batch, height, width, channels)."""
 
-    def __init__(self, filters: int = 16, depth: int = 8, **kwargs: Any) -> None:
+    def __init__(self, filters: int = 16, depth: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.blocks = [ConvBlock(filters, strides=2 if i == depth // 2 else 1) for i in range(depth)]
         self.pool = keras.layers.GlobalAveragePooling2D()

@@ -56,9 +56,9 @@ right.annotate("validation", (12, 0.62), color=case.INK, ha="right")
 right.set(title="The article: 581 updates an epoch", xlabel="epoch", xlim=(0, 21))
 case.show(
     fig,
-    "Training accuracy rises within six epochs while validation accuracy stays at one half, on every release; "
+    "Training accuracy rises within six epochs while validation accuracy stays at one half, on every release drawn; "
     "beside it the article's own figures, which do the same until its last three epochs.",
-    "Solid: training, dashed: validation. All releases, the same picture. Right: the lines the article printed.",
+    "Solid: training, dashed: validation. Right: the lines the article printed.",
 )
 
 # %% tags=["draw"]
@@ -167,7 +167,7 @@ case.show_table(
 # ## When does validation wake up by itself?
 #
 # If the leftover share is what counts, then one clock fits all: put *mⁿ* on the axis instead of epochs. Below are two
-# waits on that clock: ours with momentum 0.99 on every release, and the article's, which was ten times as long, at
+# waits on that clock: ours with momentum 0.99, and the article's, which was ten times as long, at
 # 0.999.
 
 # %% tags=["draw"]

@@ -765,10 +765,10 @@ def test_without_scikit_learn_the_demo_says_what_to_install(monkeypatch):
 def test_on_digits_the_untold_net_stays_at_chance_and_the_told_one_learns():
     rows = recipe.compare(progress=False)
     assert [row[:4] for row in rows] == [
-        ("without", "fit", 0, 16),
-        ("without", "model(x)", 0, 16),
-        ("with", "fit_loop", 16, 16),
+        ("without", "fit", 0, 20),
+        ("without", "model(x)", 0, 20),
+        ("with", "fit_loop", 20, 20),
     ]
     # Ten classes: chance is 0.1, and 357 scans at chance stay below 0.15 in all but one case in 500.
     assert rows[0][4] < 0.15 and rows[1][4] < 0.15
-    assert rows[2][4] > 0.85  # seeds 0 to 3 gave 0.96 to 0.98
+    assert rows[2][4] > 0.85  # seeds 0 to 2 gave 0.93 to 0.96
