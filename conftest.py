@@ -3,6 +3,7 @@
 import doctest
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 from textwrap import dedent
@@ -58,6 +59,8 @@ def start_page(namespace: dict) -> None:
 
     keras.utils.set_random_seed(0)
     namespace["__name__"] = "page"
+    # A page that shows a recipe's classes registers them a second time, under the same names.
+    namespace["_registered"] = dict(keras.saving.get_custom_objects())
     # Pages write files as their readers would: into the current folder, here an empty one.
     namespace["_folder"] = tempfile.TemporaryDirectory()
     namespace["_back"] = os.getcwd()
@@ -67,6 +70,9 @@ def start_page(namespace: dict) -> None:
 def end_page(namespace: dict) -> None:
     os.chdir(namespace["_back"])
     namespace["_folder"].cleanup()
+    registered = sys.modules["keras"].saving.get_custom_objects()
+    registered.clear()
+    registered.update(namespace["_registered"])
     restore_defaults()
     namespace.clear()
 
@@ -80,9 +86,7 @@ pytest_collect_file = Sybil(
 
 
 def restore_defaults() -> None:
-    """Undo every process-wide phase or precision setting that a test or page can leave behind."""
-    import sys
-
+    """Undo every process-wide setting that a test, a page or an import can leave behind."""
     import keras
     import tensorflow as tf
 
@@ -91,6 +95,8 @@ def restore_defaults() -> None:
     if "tf_keras" in sys.modules:
         # set_learning_phase(0) would pin the phase; clear_session brings back "not set".
         sys.modules["tf_keras"].backend.clear_session()
+    if "matplotlib" in sys.modules:
+        sys.modules["matplotlib"].rcdefaults()
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +104,7 @@ def clean_state():
     """Every test starts from the same seed and leaves no global setting to the next."""
     import keras
 
+    restore_defaults()
     keras.utils.set_random_seed(0)
     yield
     restore_defaults()

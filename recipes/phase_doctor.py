@@ -670,6 +670,14 @@ class _Recorder:
 # Data.
 
 
+def _inputs(model: Any) -> list[Any]:
+    """The model's symbolic inputs; none for a subclass or an unbuilt model."""
+    try:
+        return list(getattr(model, "inputs", None) or ())
+    except (AttributeError, ValueError):
+        return []
+
+
 def _is_array(value: Any) -> bool:
     return tf.is_tensor(value) or isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__")
 
@@ -681,7 +689,7 @@ def _tensor(leaf: Any) -> Any:
 def _batches(model: Any, x: Any, y: Any, most: int) -> tuple[list[tuple[Any, Any]], str | None]:
     """At most `most` batches as (x, y) of tensors, and a remark when something was used up that cannot be put back."""
     remark = None
-    width = len(getattr(model, "inputs", None) or ())
+    width = len(_inputs(model))
     several = isinstance(x, (list, tuple)) and bool(x) and not isinstance(x[0], (int, float))
     if _is_array(x) or isinstance(x, Mapping):
         pairs = [(x, y)]
@@ -1383,6 +1391,13 @@ class _Exam:
                     changed.setdefault(id(node.layer), (node, True))
                 elif weights and not weights & held:
                     changed.setdefault(id(node.layer), (node, False))
+        # A container all of whose layers changed alike is what the reader froze.
+        for node in reversed(list(self.nodes.values())):
+            inner = [n for n in self.nodes.values() if node.layer in n.parents and not _children(n.layer)]
+            inner = [n for n in inner if not _stateless(n.layer)]
+            directions = {changed[id(n.layer)][1] if id(n.layer) in changed else None for n in inner}
+            if inner and len(directions) == 1 and None not in directions and id(node.layer) not in changed:
+                changed[id(node.layer)] = (node, bool(directions.pop()))
         stale = self.stale_writes()
         for node, before in changed.values():
             if any(id(parent) in changed for parent in node.parents):
@@ -2253,16 +2268,18 @@ class _Exam:
         """Turns the distances into PD202, PD307 and PD308.
 
         Two conditions, both needed. Significance: a layer's moving statistics lie farther from the batch's than
-        sampling noise explains. The squared ratio of the two is compared with Fisher's F; channels are correlated, so
-        they count as five independent ones, and F(5, 5) exceeds 29.75 with probability 0.001. Size: the statistics
-        move the inference output by at least half a standard deviation over the samples (Cohen's medium effect),
-        with the sampling noise taken off first.
+        sampling noise explains, or they move the output farther than the statistics of half batches do. The squared
+        ratio of the two is compared with Fisher's F; channels are correlated, so they count as five independent ones,
+        and F(5, 5) exceeds 29.75 with probability 0.001. Size: the statistics move the inference output by at least
+        half a standard deviation over the samples (Cohen's medium effect), with the sampling noise taken off first.
         """
         distance: dict[str, Any] = self.distance or {}
         effect = self.effect
         far = [(s, m) for s, m in self.behind if m["distance"] > F_LIMIT * max(m["noise"], 1e-9)]
         far.sort(key=lambda item: -item[1]["distance"] / max(item[1]["noise"], 1e-9))
         size = _size_of(effect["rms_change"], effect["rms_noise"], effect["spread_batch"]) if effect else 0.0
+        if effect and not far and effect["rms_change"] > F_LIMIT * effect["rms_noise"]:
+            far = [max(self.behind, key=lambda item: item[1]["distance"] / max(item[1]["noise"], 1e-9))]
         harmful = bool(far) and size >= MEDIUM_EFFECT
         signs = self.trained["any"] or self.found("PD301")
         soft = None if signs else "note"
@@ -2967,7 +2984,7 @@ def _open_keras(path: Path, exam: _Exam) -> _Artifact:
     inner.state.add_all(inner.everything())
     inner.index_variables()
     fixed = []
-    for tensor in getattr(model, "inputs", None) or ():
+    for tensor in _inputs(model):
         fixed += _spec_remarks(tensor.name, tuple(tensor.shape), tensor.dtype)
     for handle in route.concrete.graph.external_captures:
         if handle.dtype == tf.resource:
@@ -3062,7 +3079,7 @@ def _look_at_artifact(exam: _Exam, path: Path) -> None:
     except Exception as error:
         exam.failed(f"loading {path.name}", error)
         return
-    artifact.run.__dict__["order"] = [t.name for t in getattr(exam.model, "inputs", None) or ()]
+    artifact.run.__dict__["order"] = [t.name for t in _inputs(exam.model)]
     if artifact.writes or artifact.drawn:
         what = [f"{artifact.writes} assignments to variables"] * bool(artifact.writes) + artifact.drawn
         exam.report(
@@ -3224,7 +3241,7 @@ def assert_healthy(model: Any, x: Any, y: Any = None, **options: Any) -> Diagnos
 
 def _random_batch(model: Any, samples: int = 16) -> Any:
     """A batch of noise in the shape of the model's inputs, for want of data."""
-    inputs = getattr(model, "inputs", None)
+    inputs = _inputs(model)
     if not inputs:
         raise CannotExamine("The model does not say what it takes: hand in a batch with --data X.npy.")
     generator = np.random.default_rng(0)

@@ -288,7 +288,7 @@ def step_title(before: dict, after: dict) -> str:
 def matrix_changes(data: dict | None = None) -> str:
     """Return the list of what changed in which release, newest first, as Markdown headings with HTML lists.
 
-    Facts of one group that change alike stand together; more than three of them fold away.
+    Facts of one group that change alike stand together; more than six of them fold away.
     """
     data = data or load()
     facts = {fact["id"]: fact for fact in data["facts"]}
@@ -306,7 +306,7 @@ def matrix_changes(data: dict | None = None) -> str:
         for key, names in alike.items():
             arrow = f"{said(answers[key][0])} → {said(answers[key][1])}"
             lines = [f'<a href="#{anchor(name)}">{inline(facts[name]["statement"])}</a>' for name in names]
-            if len(names) <= 3:
+            if len(names) <= 6:
                 items += [f"<li>{line} {arrow}</li>" for line in lines]
             else:
                 inner = "".join(f"<li>{line}</li>" for line in lines)

