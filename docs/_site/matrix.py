@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 MATRIX = ROOT / "docs" / "reference" / "version-matrix.json"
 PROBES = ROOT / "tests" / "versions" / "probes.py"
-SOURCE = "https://github.com/phasebook/phasebook/blob/main/tests/versions/probes.py"
+SOURCE = "../probes/"  # the page that shows the file, as seen from the matrix
 
 Answer = Any  # True, False, a number, a word, or {"error": text}
 
@@ -211,7 +211,7 @@ def _lines(changed: int) -> dict[str, int]:
 
 def probe_link(name: str) -> str:
     """The address of the probe behind a fact, at its line in the source."""
-    return f"{SOURCE}#L{_lines(PROBES.stat().st_mtime_ns)[name]}"
+    return f"{SOURCE}#__codelineno-0-{_lines(PROBES.stat().st_mtime_ns)[name]}"
 
 
 # --- for pages ------------------------------------------------------------------------------------------------------

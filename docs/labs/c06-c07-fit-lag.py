@@ -52,7 +52,7 @@ printed = np.array([row[:3] for row in case.article()["scratch_fit"]["rows"]])
 right.plot(printed[:, 0], printed[:, 1], "o-", color=case.GREY)
 right.plot(printed[:, 0], printed[:, 2], "s--", color=case.GREY)
 right.annotate("training", (11, 0.93), color=case.INK, ha="right")
-right.annotate("validation", (12, 0.62), color=case.INK, ha="right")
+right.annotate("validation", (10, 0.52), color=case.INK)
 right.set(title="The article: 581 updates an epoch", xlabel="epoch", xlim=(0, 21))
 case.show(
     fig,
