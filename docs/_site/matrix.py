@@ -93,12 +93,7 @@ def segments(rows: Sequence[Sequence[Answer]], columns: Sequence[dict]) -> list[
     """Return the longest stretches (first, last) over which every row keeps its answer."""
     found: list[tuple[int, int]] = []
     for place, column in enumerate(columns):
-        joins = (
-            found
-            and not apart(column)
-            and not apart(columns[place - 1])
-            and all(same(row[place], row[place - 1]) for row in rows)
-        )
+        joins = found and not apart(column) and all(same(row[place], row[place - 1]) for row in rows)
         if joins:
             found[-1] = (found[-1][0], place)
         else:

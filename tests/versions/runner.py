@@ -491,10 +491,10 @@ def diff(column: str, base: str | None, out: Path, keep: Path | None) -> None:
     rows = differences(matrix, base, result["cells"])
     text = ""
     if rows:
-        lines = [
-            f"| `{fact}` | {statements[fact]} | {words(was)} | {words(now)} |".replace("\n", " ")
-            for fact, was, now in rows
-        ]
+        lines = []
+        for fact, was, now in rows:
+            cells = [f"`{fact}`", statements[fact], words(was), words(now)]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         table = "\n".join([f"| fact | statement | {base} | {column} |", "|---|---|---|---|", *lines])
         text = f"{release} answers {len(rows)} facts differently from {base}.\n\n{table}\n"
     write(out, text)

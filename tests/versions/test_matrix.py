@@ -213,6 +213,25 @@ def test_yes_is_not_the_number_one() -> None:
     assert [(run.first, run.last) for run in site.runs("b", SMALL)] == [(0, 0), (1, 1), (2, 4), (5, 5)]
 
 
+def test_steps_follow_the_timeline_and_tf_keras_is_compared_with_keras_2() -> None:
+    steps = [
+        (before["id"], after["id"], [name for name, _, _ in found]) for before, after, found in site.changes(SMALL)
+    ]
+    assert steps == [
+        ("2.14.1", "2.15.1", ["b"]),
+        ("2.15.1", "2.16.2+keras3.0.5", ["a/fit", "b"]),
+        ("2.19.1", "2.21.0", ["a/fit"]),
+        ("2.15.1", "2.21.0+tf_keras", ["a/fit", "b"]),
+    ]
+    titles = re.findall(r"^### (.*) \{", site.matrix_changes(SMALL), re.MULTILINE)
+    assert titles == [
+        "TensorFlow 2.21.0 (from 2.19.1, both with Keras 3.15.1)",
+        "Keras 3.0.5 with TensorFlow 2.16.2 (from TensorFlow 2.15.1)",
+        "TensorFlow 2.15.1 (from 2.14.1)",
+        "tf_keras 2.21.0, compared with Keras 2.15.0 in TensorFlow 2.15.1",
+    ]
+
+
 def test_stretches_are_named_as_people_name_releases() -> None:
     columns = SMALL["columns"]
     assert site.span(0, 1, columns) == "TF 2.14.1 – 2.15.1"
@@ -357,3 +376,22 @@ def test_a_failed_column_changes_nothing(
     assert runner.fill(["2.15.1"], fresh=True, jobs=1, keep=None, facts=[], path=path) == 1
     assert "2.15.1: FAILED. the wheel has gone" in capsys.readouterr().out
     assert json.loads(path.read_text(encoding="utf-8")) == data
+
+
+def test_the_diff_of_a_release_is_a_table_or_an_empty_file(
+    tmp_path: Path, data: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = runner.newest(data)
+    answers = {fact: row[last] for fact, row in data["cells"].items()}
+    result = {"tensorflow": "2.99.0", "keras": "3.99.0", "cells": answers}
+    monkeypatch.setattr(runner, "probe", lambda column, facts, keep: result)
+    out = tmp_path / "diff.md"
+    runner.diff("nightly", None, out, None)
+    assert out.read_text(encoding="utf-8") == ""
+    answers["bn_momentum"] = {"error": "TypeError: int | str"}
+    runner.diff("nightly", None, out, None)
+    text = out.read_text(encoding="utf-8")
+    assert text.startswith(f"TensorFlow 2.99.0 with Keras 3.99.0 answers 1 facts differently from {last}.")
+    assert "| `bn_momentum` | The default momentum of BatchNormalization. | 0.99 | TypeError: int \\| str |" in text
+    with pytest.raises(runner.ColumnError, match=r"no column 9\.9\.9"):
+        runner.diff("nightly", "9.9.9", out, None)
