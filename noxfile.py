@@ -52,7 +52,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
     """The suite on the oldest supported pair: TensorFlow 2.16 with the first Keras 3 it resolves to."""
-    install_unlocked(session, "tensorflow==2.16.2", "keras==3.3.3", "tf-keras==2.16.0")
+    install_unlocked(session, "tensorflow==2.16.2", "keras==3.3.3", "tf-keras==2.16.0", "onnx<1.17")
     session.run("pytest", *session.posargs)
 
 
@@ -99,12 +99,12 @@ def case_file(session: nox.Session) -> None:
 def fine_tune(session: nox.Session) -> None:
     """Measure the cost of drifting statistics over seeds, and the calibration of Monte Carlo dropout."""
     locked(session)
-    session.run("python", "tests/recipes/lane_fine_tune.py", *session.posargs)
-    session.run("python", "tests/recipes/lane_mc_dropout.py", *session.posargs)
+    for lane in ("lane_fine_tune", "lane_mc_dropout"):
+        session.run("python", f"tests/recipes/{lane}.py", *session.posargs, env={"PYTHONPATH": "recipes"})
 
 
 @nox.session(python="3.12")
 def doctor(session: nox.Session) -> None:
     """Examine all of keras.applications, and the corpus on other Keras releases."""
     locked(session)
-    session.run("python", "tests/doctor/lane_applications.py", *session.posargs)
+    session.run("python", "tests/doctor/lane_applications.py", *session.posargs, env={"PYTHONPATH": "recipes"})

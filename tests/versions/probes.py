@@ -1503,8 +1503,11 @@ def ask_here(names):
     """Answer facts in this process, those that set the learning phase last."""
     start()
     answers = {}
+    task = None
     for name in sorted(names, key=lambda name: "lp1" in name or "lp0" in name):
-        keras.backend.clear_session()
+        if FACTS[name]["task"] != task:
+            keras.backend.clear_session()
+        task = FACTS[name]["task"]
         answers[name] = answer(name)
     return answers
 
