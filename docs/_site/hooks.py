@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
 FENCE_OF_PROMPTS = re.compile(r"^(?P<indent>[ \t]*)```python\n(?=[ \t]*>>>)", re.MULTILINE)
+LONGEST_SHOWN = 1500
+LINK_TO_SOURCE = re.compile(r'href="(?!https?:)(?P<page>[^"#]+)\.(?:md|py)(?P<anchor>#[^"]*)?"')
 NOTEBOOK_STYLE = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
 NOTEBOOK_SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
 
@@ -54,12 +56,17 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         if not title.startswith("# "):
             raise ValueError(f"{path} must open with its title")
         lines = len((ROOT / "recipes" / f"{path.stem}.py").read_text(encoding="utf-8").splitlines())
+        whole_file = (
+            f'??? abstract "The whole file, to copy ({lines} lines)"\n\n'
+            f'    ```python\n    --8<-- "recipes/{path.stem}.py"\n    ```\n'
+        )
+        if lines > LONGEST_SHOWN:  # highlighted, it would weigh a megabyte
+            whole_file = f"{lines} lines, one file: download it, or open it in your browser.\n"
         markdown = (
             f"{title}\n\n"
             f"[:material-download: {path.stem}.py](files/{path.stem}.py)"
             f'{{ .md-button .recipe-file download="{path.stem}.py" }}\n\n'
-            f'??? abstract "The whole file, to copy ({lines} lines)"\n\n'
-            f'    ```python\n    --8<-- "recipes/{path.stem}.py"\n    ```\n'
+            f"{whole_file}"
             f"{newline}{rest}"
         )
     return FENCE_OF_PROMPTS.sub(r"\g<indent>```pycon\n", markdown)
@@ -74,4 +81,6 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
         raise ValueError(f"{page.file.src_uri}: no notebook in the page; has mkdocs-jupyter changed its template?")
     article, end, tail = rest.partition("</article>")
     article = NOTEBOOK_SCRIPT.sub("", NOTEBOOK_STYLE.sub("", article))
+    # MkDocs turns links to sources into links to pages in Markdown only, not in notebooks.
+    article = LINK_TO_SOURCE.sub(r'href="../\g<page>/\g<anchor>"', article)
     return head + body + article + end + tail

@@ -73,18 +73,17 @@ def pages(site: Path) -> dict[str, Links]:
 def test_every_internal_link_and_anchor_leads_somewhere(site: Path, pages: dict[str, Links]) -> None:
     broken = []
     for path, page in pages.items():
-        for link in page.links:
+        for link in set(page.links):
             target, anchor = urldefrag(urljoin(f"http://site/{path.lstrip('/')}", link))
             if urlparse(target).netloc not in {"site", "127.0.0.1:8000"}:
                 continue
             local = unquote(urlparse(target).path).lstrip("/")
-            file = site / local
-            if file.is_dir():
-                file = file / "index.html"
-            if not file.is_file():
+            if local in pages or f"{local.rstrip('/')}/" in pages or local == "":
+                here = pages.get(local) or pages[f"{local.rstrip('/')}/"]
+                if anchor and unquote(anchor) not in here.anchors:
+                    broken.append(f"{path}: {link} (no such anchor)")
+            elif not (site / local).is_file():
                 broken.append(f"{path}: {link}")
-            elif anchor and file.suffix == ".html" and unquote(anchor) not in Links(file).anchors | {"__comments"}:
-                broken.append(f"{path}: {link} (no such anchor)")
     assert not broken
 
 
@@ -100,7 +99,7 @@ def test_no_page_carries_the_notebook_plugins_half_megabyte(site: Path) -> None:
         # Figures of labs are inlined; without them a page is small.
         text = re.sub(r"data:image/[^\"']+", "", page.read_text(encoding="utf-8"))
         text = re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
-        assert len(text) < 400_000, f"{page.relative_to(site)}: {len(text)} bytes"
+        assert len(text) < 500_000, f"{page.relative_to(site)}: {len(text)} bytes"
         assert "jp-mod-dark" not in text
 
 
