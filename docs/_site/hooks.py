@@ -76,8 +76,8 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
     """The notebook plugin writes 590 KB of style and script into each lab page; one small shared sheet serves all."""
     if not page.file.src_uri.startswith("labs/") or not page.file.src_uri.endswith(".py"):
         return output
-    head, body, rest = output.partition('<div class="jupyter-wrapper">')
-    if not body:
+    head, body, rest = output.partition("<article")
+    if not body or "jupyter-wrapper" not in rest:
         raise ValueError(f"{page.file.src_uri}: no notebook in the page; has mkdocs-jupyter changed its template?")
     article, end, tail = rest.partition("</article>")
     article = NOTEBOOK_SCRIPT.sub("", NOTEBOOK_STYLE.sub("", article))
