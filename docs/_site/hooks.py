@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 FENCE_OF_PROMPTS = re.compile(r"^(?P<indent>[ \t]*)```python\n(?=[ \t]*>>>)", re.MULTILINE)
 LONGEST_SHOWN = 1500
+NOTEBOOK_CODE = re.compile(r'<div class="highlight-ipynb[^"]*"><pre>(?:<span></span>)?(?P<code>.*?)</pre>', re.DOTALL)
 LINK_TO_SOURCE = re.compile(r'href="(?!https?:)(?P<page>[^"#]+)\.(?:md|py)(?P<anchor>#[^"]*)?"')
 NOTEBOOK_STYLE = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
 NOTEBOOK_SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
@@ -81,6 +82,8 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
         raise ValueError(f"{page.file.src_uri}: no notebook in the page; has mkdocs-jupyter changed its template?")
     article, end, tail = rest.partition("</article>")
     article = NOTEBOOK_SCRIPT.sub("", NOTEBOOK_STYLE.sub("", article))
+    # Material's own code blocks: colours for both schemes, scrolling, a copy button.
+    article = NOTEBOOK_CODE.sub(r'<div class="highlight"><pre><code>\g<code></code></pre>', article)
     # MkDocs turns links to sources into links to pages in Markdown only, not in notebooks.
     article = LINK_TO_SOURCE.sub(r'href="../\g<page>/\g<anchor>"', article)
     return head + body + article + end + tail
