@@ -3,6 +3,7 @@
 import doctest
 import os
 import re
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -108,3 +109,27 @@ def clean_state():
     keras.utils.set_random_seed(0)
     yield
     restore_defaults()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real Chromium, without a window; no browser is a skip, or a failure where one is required."""
+    from selenium import webdriver
+
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not binary or not driver:
+        if os.environ.get("PHASEBOOK_REQUIRE_BROWSER"):
+            pytest.fail("no chromium and chromedriver on PATH, and PHASEBOOK_REQUIRE_BROWSER is set")
+        pytest.skip("no chromium and chromedriver on PATH; Debian: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
