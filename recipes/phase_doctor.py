@@ -10,7 +10,7 @@ Fix: `diagnose(model, x, y, train_step=step)` names each fault by a stable code 
 gives the numbers and the cure. `assert_healthy(...)` does the same inside a test suite.
 `python phase_doctor.py model.keras --data x.npy` does it from a shell.
 
-Holds on: Keras 3.0 to 3.16.dev on the TensorFlow backend, and tf_keras 2.21 (Keras 2).
+Holds on: Keras 3.0 to 3.16.dev on the TensorFlow backend, and tf_keras 2.21 (Keras 2); Python 3.11 and newer.
 
 More: docs/recipes/phase_doctor.md in Phasebook
 """
@@ -57,6 +57,9 @@ if __name__ == "__main__" and "PHASEBOOK_DEMO" not in os.environ:
             if not noise.match(line):
                 sys.stderr.write(line)
     sys.exit(child.returncode)
+
+if not hasattr(dis.Instruction, "positions"):
+    raise ImportError("phase_doctor needs Python 3.11 or newer: it reads where in a step's code each name is used.")
 
 import keras
 import numpy as np
@@ -201,13 +204,13 @@ RULES: dict[str, tuple[str, str, str, str | None]] = {
 }
 # --8<-- [end:rules]
 
-# A finding is a consequence of the first of these codes that is found too.
+# A finding is a consequence of the first of these codes that is found too, at a layer that bears on it.
 CAUSES: dict[str, tuple[str, ...]] = {
     "PD301": ("PD103", "PD101", "PD102", "PD105"),
     "PD302": ("PD104",),
     "PD303": ("PD105",),
     "PD306": ("PD304",),
-    "PD309": ("PD106", "PD101", "PD305"),
+    "PD309": ("PD106", "PD102", "PD101", "PD305"),
     "PD201": ("PD103", "PD101", "PD301", "PD105"),
     "PD202": ("PD101", "PD301", "PD203", "PD102", "PD302", "PD104"),
     "PD307": ("PD203", "PD103", "PD101", "PD301", "PD201", "PD202"),
@@ -215,6 +218,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "PD401": ("PD402", "PD106", "PD309"),
     "PD402": ("PD106", "PD305", "PD306", "PD304"),
 }
+# What whole models do: a fault in any layer explains it.
+GLOBAL = ("PD307", "PD308", "PD309", "PD401", "PD402")
 ORDER = (
     "PD001", "PD101", "PD103", "PD106", "PD105", "PD102", "PD104", "PD203", "PD301", "PD303", "PD302",
     "PD304", "PD305", "PD306", "PD201", "PD202", "PD309", "PD307", "PD308", "PD402", "PD403", "PD401", "PD002",
@@ -880,6 +885,15 @@ def _is_wrapper(layer: Any) -> bool:
     return type(layer).__name__ in ("TimeDistributed", "Bidirectional", "RNN", "Wrapper")
 
 
+def _bare_variables(layer: Any) -> set[int]:
+    """Handles of the `tf.Variable` objects in a layer's attributes, and in lists and dicts there."""
+    found: list[Any] = []
+    for value in vars(layer).values():
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
+        found += [part for part in parts if isinstance(part, tf.Variable)]
+    return {id(_handle(variable)) for variable in found}
+
+
 def _stateless(layer: Any) -> bool:
     try:
         return not layer.variables
@@ -925,11 +939,11 @@ def _has_true_default(layer: Any) -> bool:
     return parameter is not None and parameter.default is True
 
 
-def _agree(first: list[Any], second: list[Any], rows: int | None) -> bool:
+def _agree(first: list[Any], second: list[Any], rows: np.ndarray | None) -> bool:
     """Whether two lists of tensors are equal up to 1e-4 of their size; only used to name a layer, not to find fault."""
     for a, b in zip(_numbers(first), _numbers(second), strict=False):
-        if rows is not None and a.shape[:1] != b.shape[:1]:
-            a = a[:rows]
+        if rows is not None and a.ndim and a.shape[:1] != b.shape[:1] and rows[-1] < len(a):
+            a = a[rows]
         if a.shape != b.shape:
             continue
         if _rms([a - b]) > 1e-4 * max(_rms([a]), 1e-12):
@@ -1194,24 +1208,32 @@ class _Exam:
         self.report("PD001", None, f"{what} raised {type(error).__name__}: {first}", exception=type(error).__name__)
 
     def build(self) -> None:
-        """Creates the variables of an unbuilt model by calling it once."""
+        """Creates the variables of an unbuilt model by tracing a call, which runs nothing."""
         if getattr(self.model, "built", True) and (self.variables_of(self.model) or not _has_call(self.model)):
             return
         if not _has_call(self.model):
             return
         before = len(self.variables_of(self.model))
 
-        def call() -> None:
-            self.phase(False)(self.x)
-
         self.clock.stage("building the model")
+        began = time.perf_counter()
         try:
-            call()
-        except Exception as error:
-            raise CannotExamine(
-                f"The model is not built and calling it on the batch raised {type(error).__name__}: {error}. "
-                "Hand the doctor a batch that the model accepts, or build the model first."
-            ) from error
+            tf.function(lambda: self.phase(False)(self.x), autograph=False).get_concrete_function()
+        except Exception:
+            # Python control flow and the like: run it then, and put back what it moves.
+            state = _State()
+            state.add_all(self.everything())
+            try:
+                self.phase(False)(self.x)
+            except Exception as error:
+                raise CannotExamine(
+                    f"The model is not built and calling it on the batch raised {type(error).__name__}: {error}. "
+                    "Hand the doctor a batch that the model accepts, or build the model first."
+                ) from error
+            finally:
+                state.restore()
+        finally:
+            self.clock.tracing += time.perf_counter() - began
         made = len(self.variables_of(self.model)) - before
         if made:
             self.report("PD002", None, f"The model was not built; it was built on the batch ({made} variables).")
@@ -1337,6 +1359,7 @@ class _Exam:
                 variance = self.state.saved[statistic.variance][1].numpy().astype(np.float64)
             wrong = int(np.sum(~np.isfinite(mean))) + (0 if variance is None else int(np.sum(~np.isfinite(variance))))
             below = 0 if variance is None else int(np.sum(variance < 0))
+            nought = variance is not None and not np.any(variance)
             if wrong:
                 self.report("PD203", path, f"{wrong} moving statistics of {path!r} are not finite.", values=wrong)
             elif below:
@@ -1347,6 +1370,11 @@ class _Exam:
                     channels=below,
                     smallest=float(np.min(variance)) if variance is not None else 0.0,
                 )
+            elif nought:
+                # A layer written by hand may start at 0; until it is trained, that is its author's choice.
+                began = _is_batchnorm(statistic.node.layer) or self.trained["any"]
+                text = f"Every moving variance of {path!r} is 0: inference divides by the square root of epsilon alone."
+                self.report("PD203", path, text, None if began else "note", channels=int(mean.size))
             elif self.untouched(statistic) and self.weights_trained(statistic):
                 self.report(
                     "PD201",
@@ -1364,7 +1392,7 @@ class _Exam:
         if not layer.trainable:
             return False
         bare = all(getattr(layer, name, None) is None for name in ("gamma", "beta"))
-        return bare and (self.trained["any"] or self.step_trains(statistic))
+        return bare and bool(self.trained["any"])
 
     # -- structure ---------------------------------------------------------------------------------------------------
 
@@ -1448,7 +1476,7 @@ class _Exam:
             self.look_for_deaf(fit, recorded)
         if told is not None:
             self.look_for_overruled(infer, told, recorded)
-            self.look_for_untracked(told)
+            self.look_for_untracked(infer, told)
             self.look_for_sharing(told)
 
     def recorded_phases(self) -> dict[int, bool]:
@@ -1487,11 +1515,17 @@ class _Exam:
     def look_for_deaf(self, fit: _Route, recorded: Mapping[int, bool]) -> None:
         """PD101: in the graph that `fit` runs, a layer that heeds the phase is not told that this is training."""
         blamed: dict[str, list[str]] = {}
+        # A phase written in `call` is the author's decision, and makes sense for statistics that came from somewhere.
+        compiled = getattr(self.model, "compiled", getattr(self.model, "_is_compiled", False))
+        in_training = self.trained["any"] or compiled or self.step is not None
+        fresh = {id(s.node.layer) for s in self.statistics if in_training and self.untouched(s)}
         for number, record in enumerate(fit.calls):
-            if not _heeds_phase(record.layer) or _true(record.training) or self.decided(fit, number, recorded):
+            if not _heeds_phase(record.layer) or _true(record.training):
                 continue
             chain = [fit.calls[i].layer for i in fit.recorder.ancestors(number)]
             deaf = [layer for layer in chain if _parameter(layer) is None and not _is_stock(layer)]
+            if self.decided(fit, number, recorded) and not (deaf and id(record.layer) in fresh):
+                continue
             culprit = deaf[-1] if deaf else record.layer
             blamed.setdefault(self.path(culprit), []).append(self.path(record.layer))
         for where, layers in blamed.items():
@@ -1541,7 +1575,7 @@ class _Exam:
                 batchnorms=len(norms),
             )
 
-    def look_for_untracked(self, told: _Route) -> None:
+    def look_for_untracked(self, infer: _Route, told: _Route) -> None:
         """PD103: variables in the graph that no list of the model holds, and the layer that uses them."""
         tracked = {id(_handle(v)) for v in self.everything()}
         strangers = [
@@ -1563,6 +1597,24 @@ class _Exam:
                 ]
                 if not any({id(_handle(v)) for v in self.variables_of(layer)} & keys for layer in inner):
                     blamed[id(record.layer)] = record.layer
+        read = {id(handle) for handle in infer.concrete.graph.external_captures}
+        covered = {id(_handle(v)) for layer in blamed.values() for v in self.variables_of(layer)}
+        lost: dict[str | None, list[Any]] = {}
+        for variable in strangers:
+            key = id(variable.handle)
+            # What training writes and inference reads is a statistic, also as a bare tf.Variable.
+            if key in told.effects.writes and key in read and key not in covered:
+                holders = [n.path for n in self.nodes.values() if key in _bare_variables(n.layer)]
+                lost.setdefault(holders[-1] if holders else None, []).append(variable)
+        for where, variables in lost.items():
+            names = ", ".join(repr(str(v.name).split(":")[0]) for v in variables)
+            self.report(
+                "PD103",
+                where,
+                f"Training writes and inference reads {names}, which is in no list of the model: it is not saved.",
+                variables=len(variables),
+                parameters=int(sum(math.prod(v.shape) for v in variables)),
+            )
         for layer in blamed.values():
             mine = [v for v in self.variables_of(layer) if id(_handle(v)) in keys]
             heeds = (
@@ -1761,37 +1813,42 @@ class _Exam:
             )
 
     def look_for_mates(self, name: str, route: _Route, call: Callable[[Any], Any]) -> None:
-        """PD304: the first half of the batch, alone and in company."""
+        """PD304: each half of the batch, alone and in company. A first row or a maximum may lie in either."""
         assert self.size is not None
-        half = np.arange(self.size // 2)
+        half = self.size // 2
         first = name == "model(x, training=False)"
         whole = self.base if first else self.outputs(route, self.x)
-        try:
-            alone = self.alone if first and self.alone is not None else self.outputs(route, _rows(self.x, half))
-        except Exception:
+        for rows in (np.arange(half), np.arange(half, self.size)):
+            part = _rows(self.x, rows)
             try:
-                part = _rows(self.x, half)
-                alone = self.outputs(self.trace(call, part), part)
+                known = self.alone if first and rows[0] == 0 else None
+                alone = known if known is not None else self.outputs(route, part)
             except Exception:
-                self.report("PD002", None, f"{name} takes this batch size only, so batch mates could not be compared.")
-                return
-        pairs = [
-            (w[: len(half)], a)
-            for w, a in zip(whole, alone, strict=False)
-            if w.shape[:1] == (self.size,) and w[: len(half)].shape == a.shape
-        ]
-        differs, evidence = self.differs([w for w, _ in pairs], [a for _, a in pairs])
-        if not differs:
+                try:
+                    alone = self.outputs(self.trace(call, part), part)
+                except Exception:
+                    self.report(
+                        "PD002", None, f"{name} takes this batch size only, so batch mates could not be compared."
+                    )
+                    return
+            pairs = [
+                (w[rows], a)
+                for w, a in zip(whole, alone, strict=False)
+                if w.shape[:1] == (self.size,) and w[rows].shape == a.shape
+            ]
+            differs, evidence = self.differs([w for w, _ in pairs], [a for _, a in pairs])
+            if not differs:
+                continue
+            where = self.locate(call, self.x, call, part, rows)
+            share = evidence["rms_difference"] / max(evidence["rms_output"], 1e-30)
+            self.report(
+                "PD304",
+                where,
+                f"With other batch mates the output of {name} changes by {share:.1%}"
+                + (f"; it starts at {where!r}." if where else "."),
+                **evidence,
+            )
             return
-        where = self.locate(call, self.x, call, _rows(self.x, half), len(half))
-        share = evidence["rms_difference"] / max(evidence["rms_output"], 1e-30)
-        self.report(
-            "PD304",
-            where,
-            f"With other batch mates the output of {name} changes by {share:.1%}"
-            + (f"; it starts at {where!r}." if where else "."),
-            **evidence,
-        )
 
     def look_at_bare(self, bare: _Route, name: str, route: _Route, call: Callable[[Any], Any]) -> None:
         """PD106 and PD309: what `model(x)` does when nobody says the phase."""
@@ -1851,7 +1908,12 @@ class _Exam:
         self.report("PD309", where, f"`model(x)` differs from `predict` by {share:.1%} of the output.", **evidence)
 
     def locate(
-        self, first: Callable[[Any], Any], xa: Any, second: Callable[[Any], Any], xb: Any, rows: int | None = None
+        self,
+        first: Callable[[Any], Any],
+        xa: Any,
+        second: Callable[[Any], Any],
+        xb: Any,
+        rows: np.ndarray | None = None,
     ) -> str | None:
         """Path of the first layer whose inputs agree between two runs and whose outputs do not."""
         try:
@@ -1986,6 +2048,16 @@ class _Exam:
 
             moving = self.state.saved[statistic.mean][1].numpy().astype(np.float64)
             mean = batch(after, statistic.mean)
+            if statistic.variance is not None:
+                # A channel that never varies may reach 0; one that varies in this batch may not.
+                now = self.state.saved[statistic.variance][1].numpy()
+                wrong = (now == 0) & (batch(after, statistic.variance) > 1e-6) if now.any() else np.zeros(1, bool)
+                if wrong.any():
+                    path = statistic.node.path
+                    text = (
+                        f"{int(wrong.sum())} moving variances of {path!r} are 0, and the data vary in these channels."
+                    )
+                    self.report("PD203", path, text, channels=int(wrong.sum()))
             thirds = [batch(p, statistic.mean) for p in parts]
             start_mean, start_variance = self.initial(statistic)
             if statistic.variance is not None and start_variance is not None:
@@ -2163,10 +2235,10 @@ class _Exam:
         """PD301."""
         path = statistic.node.path
         recorded = self.recorded_phases()
-        if told is not None and statistic.mean not in told.effects.writes:
+        if told is not None and statistic.mean not in told.effects.writes and not self.untouched(statistic):
             for number, record in enumerate(told.calls):
                 if record.layer is statistic.node.layer and self.decided(told, number, recorded):
-                    return  # the model keeps this layer in inference mode whatever it is told
+                    return  # the model keeps statistics that it once got, whatever it is told
         severity = None
         if traced is not None and not self.untouched(statistic) and traced.says_inference(statistic.node.layer):
             severity = "note"
@@ -2196,7 +2268,9 @@ class _Exam:
         ancestors: Callable[[int], list[int]] = told.recorder.ancestors if told is not None else (lambda _: [])
         if traced is not None:
             recorder = traced.record()
-            calls, ancestors = (recorder.calls, recorder.ancestors) if recorder else ([], lambda _: [])
+            # A training function that Keras keeps runs no Python when traced again: the model's own calls stand in.
+            if recorder and any(record.layer is layer for record in recorder.calls):
+                calls, ancestors = recorder.calls, recorder.ancestors
         for number, record in enumerate(calls):
             if record.layer is layer and (_true(record.training) or not _is_stock(layer)):
                 outer.append(([number, *ancestors(number)])[-1])
@@ -2286,8 +2360,13 @@ class _Exam:
         untrained = "" if signs else " Every freshly initialised network is here."
         if harmful:
             for statistic, measured in far:
-                if not self.found("PD201", statistic.node.path):
-                    self.report_behind(statistic, measured, size, soft, untrained)
+                path = statistic.node.path
+                if self.found("PD201", path):
+                    continue
+                if self.trained["any"] or self.found("PD301", path):
+                    self.report_behind(statistic, measured, size, None, "")
+                else:
+                    self.report_behind(statistic, measured, size, "note", " Every freshly initialised network is here.")
         direct = (
             bool(distance)
             and distance["rms_between_phases"] > F_LIMIT * distance["rms_noise"]
@@ -2319,6 +2398,7 @@ class _Exam:
             # Fresh statistics explain a fresh network; a layer that changes its output by itself is another matter.
             judged = {key for s, _ in self.behind for key in (s.mean, s.variance)}
             own = direct and not far and self.told_statistics <= judged and not self.explained()
+            own = own and not self.found("PD103")  # statistics out of sight are fresh ones as well
             if direct and where is None and not own and self.behind:
                 where = max(self.behind, key=lambda item: item[1]["distance"] / max(item[1]["noise"], 1e-9))[
                     0
@@ -3117,12 +3197,8 @@ def _look_at_artifact(exam: _Exam, path: Path) -> None:
         exam.report("PD002", None, f"{path.name} was not compared in numbers: the model's inference is stochastic.")
     elif not math.isfinite(distance) or distance > ROUNDING_SIGMAS * noise:
         share = distance / max(_rms(base), 1e-30)
-        exam.report(
-            "PD401",
-            None,
-            f"{path.name} differs from `model(x, training=False)` by {share:.1%} of the output.",
-            **evidence,
-        )
+        amount = f"by {share:.1%} of the output" if math.isfinite(share) else "and answers what is not finite"
+        exam.report("PD401", None, f"{path.name} differs from `model(x, training=False)` {amount}.", **evidence)
     elif spread <= ROUNDING_SIGMAS * noise:
         exam.report(
             "PD002", None, f"{path.name} agrees, but the output hardly varies over the batch: that proves nothing.",
@@ -3144,6 +3220,15 @@ def _shown_model(path: str) -> Any:
 
 # ---------------------------------------------------------------------------------------------------------------
 # The interface.
+
+
+def _bears_on(root: Finding, finding: Finding, model: str) -> bool:
+    """Whether the layer of `root`, or one that it names, holds the layer of `finding` or lies in it."""
+    if finding.code in GLOBAL or root.where in (None, model) or finding.where in (None, model):
+        return True
+    place = f"{finding.where}/"
+    named = [f"{path}/" for path in (root.where, *root.evidence.get("layers", ()))]
+    return any(place.startswith(path) or path.startswith(place) for path in named)
 
 
 # --8<-- [start:diagnose]
@@ -3213,11 +3298,13 @@ def diagnose(
     finally:
         exam.state.restore()
         python.restore()
-    found = {f.code for f in exam.findings if f.severity != "note" and f.code not in allow}
     for finding in exam.findings:
         if finding.code in allow:
             finding.severity = "note"
-        finding.caused_by = next((code for code in CAUSES.get(finding.code, ()) if code in found), None)
+    roots = [f for f in exam.findings if f.severity != "note"]
+    for finding in exam.findings:
+        explains = {root.code for root in roots if _bears_on(root, finding, model.name)}
+        finding.caused_by = next((code for code in CAUSES.get(finding.code, ()) if code in explains), None)
     severities = ("error", "warning", "note")
     exam.findings.sort(key=lambda f: (f.severity == "note", ORDER.index(f.code), severities.index(f.severity)))
     versions = {"TensorFlow": tf.__version__, exam.package.__name__: exam.package.__version__}

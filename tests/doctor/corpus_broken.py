@@ -140,6 +140,21 @@ def compiled_transformer_without_argument() -> Case:  # "dropout never used"
     return Case(model, x, codes=("PD101",), where="encoder")
 
 
+@case
+def argument_by_another_name() -> Case:  # ported from a framework that calls it so
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="misnamed")
+            self.conv, self.norm, self.head = L.Conv2D(8, 3), L.BatchNormalization(), L.Dense(10)
+
+        def call(self, x, is_training=False):
+            return self.head(tf.reduce_mean(tf.nn.relu(self.norm(self.conv(x), training=is_training)), (1, 2)))
+
+    model = Net()
+    model.compile("adam", LOGITS)
+    return Case(model, X, Y, codes=("PD101",), where="misnamed")
+
+
 # -- PD102: recorded and ignored --------------------------------------------------------------------------------------
 
 
@@ -219,6 +234,25 @@ def global_layer_in_a_custom_block() -> Case:
     inputs = keras.Input((64,))
     model = keras.Model(inputs, L.Dense(1)(Block(16)(inputs)))
     return Case(model, FLAT, codes=("PD103",), where="global_norm")
+
+
+@case
+def statistics_in_bare_variables() -> Case:  # Keras 3 does not track a tf.Variable, and does not save it
+    class Standardise(L.Layer):
+        def build(self, shape):
+            self.mean = tf.Variable(tf.zeros(shape[-1]), trainable=False)
+            self.variance = tf.Variable(tf.ones(shape[-1]), trainable=False)
+
+        def call(self, x, training=None):
+            mean, variance = self.mean, self.variance
+            if training:
+                mean, variance = tf.nn.moments(x, [0])
+                self.mean.assign(0.9 * self.mean + 0.1 * mean)
+                self.variance.assign(0.9 * self.variance + 0.1 * variance)
+            return (x - mean) * tf.math.rsqrt(variance + 1e-3)
+
+    model = keras.Sequential([keras.Input((64,)), L.Dense(16), Standardise(name="standardise"), L.Dense(10)])
+    return Case(model, FLAT, Y, codes=("PD103",), where="standardise")
 
 
 # -- PD104: one BatchNormalization, several places --------------------------------------------------------------------
@@ -446,6 +480,22 @@ def infinite_mean_in_a_nested_model() -> Case:  # keras#17204
     return Case(model, X, codes=("PD203",), where="backbone/one_bn")
 
 
+@case
+def variances_zeroed_by_a_loader() -> Case:
+    model = settle(small_cnn(), X)
+    norm = model.get_layer("two_bn")
+    norm.moving_variance.assign(tf.zeros_like(norm.moving_variance))
+    return Case(model, X, Y, codes=("PD203",), where="two_bn")
+
+
+@case
+def one_variance_zeroed() -> Case:
+    model = settle(small_cnn(), X)
+    norm = model.get_layer("one_bn")
+    norm.moving_variance.assign(tf.where(tf.range(8) == 3, 0.0, tf.convert_to_tensor(norm.moving_variance)))
+    return Case(model, X, Y, codes=("PD203",), where="one_bn")
+
+
 # -- PD301: unmoved ---------------------------------------------------------------------------------------------------
 
 
@@ -575,6 +625,21 @@ def step_with_stateful_noise_and_no_phase() -> Case:  # judged without running i
     return Case(model, FLAT, Y, {"train_step": step}, codes=("PD301",), where="norm")
 
 
+@case
+def training_false_left_in_a_block() -> Case:
+    class Block(L.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.hidden, self.norm = L.Dense(16), L.BatchNormalization(name="norm")
+
+        def call(self, x, training=None):
+            return tf.nn.relu(self.norm(self.hidden(x), training=False))  # from an hour of debugging
+
+    inputs = keras.Input((64,))
+    model = keras.Model(inputs, L.Dense(10)(Block(name="block")(inputs)))
+    return Case(model, FLAT, Y, {"train_step": make_step(model)}, codes=("PD301",), where="block/norm")
+
+
 # -- PD302: more than once --------------------------------------------------------------------------------------------
 
 
@@ -655,6 +720,30 @@ def siamese_branches_in_two_calls() -> Case:  # keras#4808
     return Case(encoder, X, None, {"train_step": step}, codes=("PD302",), where="two_bn")
 
 
+@case
+def two_masks_for_one_input_under_train_on_batch() -> Case:  # R-Drop
+    class RDrop(keras.Model):
+        def __init__(self):
+            super().__init__(name="rdrop")
+            self.net = keras.Sequential(
+                [L.Dense(16), L.BatchNormalization(name="norm"), L.ReLU(), L.Dropout(0.3), L.Dense(10)], name="net"
+            )
+
+        def call(self, x, training=None):
+            first = self.net(x, training=training)
+            if not training:
+                return first
+            second = self.net(x, training=training)
+            self.add_loss(tf.reduce_mean((first - second) ** 2))
+            return (first + second) / 2
+
+    model = RDrop()
+    model.compile("adam", LOGITS)
+    model(FLAT)
+    step = lambda x, y: model.train_on_batch(x, y)  # noqa: E731
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD302",), where="net/norm")
+
+
 # -- PD303: frozen and moving -----------------------------------------------------------------------------------------
 
 
@@ -731,6 +820,33 @@ def softmax_over_the_wrong_axis() -> Case:  # keras#3085
     inputs = keras.Input((64,))
     scores = L.Lambda(lambda t: tf.nn.softmax(t, axis=0), name="gate")(L.Dense(8)(inputs))
     return Case(keras.Model(inputs, L.Dense(3)(scores)), FLAT, codes=("PD304",), where="gate")
+
+
+@case
+def scaled_by_the_largest_of_the_batch() -> Case:
+    class Scale(L.Layer):
+        def call(self, x):
+            return x / tf.reduce_max(tf.abs(x))
+
+    x = FLAT.copy()
+    x[2] *= 3  # the half with the outlier does not notice the other
+    model = keras.Sequential([keras.Input((64,)), Scale(name="scale"), L.Dense(4)])
+    return Case(model, x, codes=("PD304",), where="scale")
+
+
+@case
+def recurrence_over_the_batch() -> Case:  # copied from a framework whose RNNs take time first
+    class TimeMajor(keras.Model):
+        def __init__(self):
+            super().__init__(name="time_major")
+            self.rnn, self.head = L.LSTM(8, return_sequences=True, name="rnn"), L.Dense(3)
+
+        def call(self, x, training=None):
+            states = self.rnn(tf.transpose(x, (1, 0, 2)))
+            return self.head(tf.transpose(states, (1, 0, 2))[:, -1])
+
+    x = np.random.default_rng(0).normal(size=(16, 6, 4)).astype("float32")
+    return Case(TimeMajor(), x, codes=("PD304",))
 
 
 # -- PD305: chance ----------------------------------------------------------------------------------------------------

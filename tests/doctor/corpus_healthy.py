@@ -657,6 +657,33 @@ def step_of_train_on_batch() -> Case:
 
 
 @case
+def first_step_of_a_norm_without_gamma_and_beta() -> Case:
+    layers = [L.Dense(16), L.BatchNormalization(center=False, scale=False), L.ReLU(), L.Dense(10)]
+    model = keras.Sequential([keras.Input((64,)), *layers])
+    return Case(model, FLAT, Y, {"train_step": make_step(model)})
+
+
+@case
+def first_step_of_a_home_made_norm() -> Case:
+    class Norm(L.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=shape[-1:], initializer="ones")
+            self.running_mean = self.add_weight(shape=shape[-1:], initializer="zeros", trainable=False)
+            self.running_var = self.add_weight(shape=shape[-1:], initializer="ones", trainable=False)
+
+        def call(self, x, training=None):
+            mean, variance = self.running_mean, self.running_var
+            if training:
+                mean, variance = tf.nn.moments(x, [0])
+                self.running_mean.assign(0.9 * self.running_mean + 0.1 * mean)
+                self.running_var.assign(0.9 * self.running_var + 0.1 * variance)
+            return self.scale * (x - mean) * tf.math.rsqrt(variance + 1e-3)
+
+    model = keras.Sequential([keras.Input((64,)), L.Dense(16), Norm(), L.ReLU(), L.Dense(10)])
+    return Case(model, FLAT, Y, {"train_step": make_step(model)})
+
+
+@case
 def gradient_clipping_and_two_optimizers() -> Case:
     model = settle(small_cnn(), X)
     body, head = keras.optimizers.Adam(1e-3), keras.optimizers.SGD(1e-2, momentum=0.9)

@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     if unknown:
         parser.error(f"no verdict rests on {', '.join(unknown)}; there are {', '.join(RELEASES)}")
     with tempfile.TemporaryDirectory() as folder:
-        digits = Path(folder, "digits.npz")
+        # A copy: AutoGraph reads the source while an experiment runs, and an edit meanwhile would change what it does.
+        script, digits = shutil.copy(HERE / "experiments.py", folder), Path(folder, "digits.npz")
         export_digits(digits)
         for number, release in enumerate(options.releases or RELEASES, 1):
             print(f"[{number}/{len(options.releases or RELEASES)}] TensorFlow {release}", flush=True)
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             if only and measured.is_file():
                 shutil.copy(measured, draft)
             arguments = [str(draft), "--data", str(digits), *only]
-            runner.run_in_column(release, HERE / "experiments.py", arguments, keep=options.keep)
+            runner.run_in_column(release, script, arguments, keep=options.keep)
             shutil.move(draft, measured)
 
 

@@ -1,15 +1,20 @@
-"""keras.applications before the doctor, fresh and after recalibrated training: none may be flagged.
+"""Put keras.applications, or the corpus, before the doctor on the Keras installed, and write what it said.
 
-Run by the nox lane `doctor`:  python tests/doctor/lane_applications.py [--only NAME ...] [--library keras|tf_keras]
-With `--corpus` it scores the corpus instead, which is how other Keras releases are covered.
-It prints one line a model and exits 1 when any is flagged, misread or raises.
+    python tests/doctor/examine.py corpus OUT.json [--only NAME ...]
+    python tests/doctor/examine.py applications OUT.json [--only NAME ...] [--library keras|tf_keras] [--all]
+
+lane_doctor.py runs it on the releases it names. It prints one line an examination and writes OUT.json after each.
+A verdict is "ok", "absent: why this release cannot have the fault", or what the doctor got wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import inspect
+import json
+import os
 import sys
 import tempfile
 import time
@@ -106,35 +111,37 @@ def train_and_recalibrate(library: Any, model: Any, x: np.ndarray, y: np.ndarray
         norm.momentum = momenta[i]
 
 
-def examine_applications(options: argparse.Namespace) -> int:
+def examine_applications(options: argparse.Namespace, record: Record) -> None:
+    """Every architecture fresh, and after recalibrated training where it has BatchNormalization."""
     library = importlib.import_module(options.library)
-    from phase_doctor import diagnose
-
-    flagged = 0
     for name in options.only or architectures(library):
         if name in HUGE and not (options.all or options.only):
-            print(f"{name:24} left out for its size; --all includes it", flush=True)
+            print(f"{name} left out for its size; --all includes it", flush=True)
             continue
         for state in ("fresh", "trained"):
             library.backend.clear_session()
             began = time.process_time()
-            model, x, y = build(library, name, 48)
-            if state == "trained":
-                if not norms_of(library, model):
-                    continue
-                train_and_recalibrate(library, model, x, y, 16)
             try:
-                found = diagnose(model, x[:16], y[:16], progress=False)
+                verdict = examine_application(library, name, state)
             except Exception as error:
-                print(f"{name:24} {state:8} RAISED {type(error).__name__}: {error}", flush=True)
-                flagged += 1
-                continue
-            flagged += not found.ok
-            verdict = "healthy" if found.ok else f"FLAGGED {found.codes}"
-            print(f"{name:24} {state:8} {verdict}  {time.process_time() - began:.0f} s CPU", flush=True)
-            if not found.ok:
-                print(found)
-    return flagged
+                verdict = raised(error)
+            if verdict:
+                record.add(f"{name}, {state}", verdict, time.process_time() - began)
+
+
+def examine_application(library: Any, name: str, state: str, samples: int = 48) -> str:
+    """The verdict on one architecture; empty when it has no statistics that training could change."""
+    from phase_doctor import diagnose
+
+    model, x, y = build(library, name, samples)
+    if state == "trained":
+        if not norms_of(library, model):
+            return ""
+        train_and_recalibrate(library, model, x, y, 16)
+    found = diagnose(model, x[:16], y[:16], progress=False)
+    if not found.ok:
+        print(found)
+    return "ok" if found.ok else f"flagged: {', '.join(found.codes)}"
 
 
 def absent(name: str) -> str:
@@ -155,41 +162,70 @@ def absent(name: str) -> str:
     return ""
 
 
-def examine_corpus(options: argparse.Namespace) -> int:
+def examine_corpus(options: argparse.Namespace, record: Record) -> None:
+    """Every broken case is found with code and layer, no healthy one is flagged."""
     import keras
     from cases import judge
 
-    wrong = 0
     for half in ("broken", "healthy"):
         for name, make in importlib.import_module(f"corpus_{half}").CASES.items():
             if options.only and name not in options.only:
                 continue
             keras.utils.set_random_seed(0)
+            began = time.process_time()
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     complaint = judge(make, Path(folder), half == "healthy")
                 except Exception as error:
-                    complaint = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    complaint = raised(error)
             if complaint and absent(name):
-                print(f"{half:8} {name:56} not in this release: {absent(name)}", flush=True)
-                continue
-            wrong += bool(complaint)
-            print(f"{half:8} {name:56} {complaint or 'ok'}", flush=True)
-            keras.config.set_dtype_policy("float32") if hasattr(keras.config, "set_dtype_policy") else None
-    return wrong
+                complaint = f"absent: {absent(name)}"
+            record.add(f"{half}: {name}", complaint or "ok", time.process_time() - began)
+            if hasattr(keras.config, "set_dtype_policy"):
+                keras.config.set_dtype_policy("float32")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", help="names of architectures or cases")
+def raised(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"raised {type(error).__name__}: {lines[0][:200]}"
+
+
+class Record:
+    """Verdicts, written after each."""
+
+    def __init__(self, path: Path, library: str) -> None:
+        self.path = path
+        version = importlib.import_module(library).__version__
+        self.data: dict[str, Any] = {
+            "tensorflow": tf.__version__,
+            "keras": version,
+            "date": datetime.date.today().isoformat(),
+            "verdicts": {},
+        }
+
+    def add(self, name: str, verdict: str, seconds: float) -> None:
+        # A first line names the fault; what the doctor printed is for the terminal.
+        self.data["verdicts"][name] = verdict.splitlines()[0]
+        print(f"{name:64} {verdict}  ({seconds:.0f} s of CPU)", flush=True)
+        draft = self.path.with_name(self.path.name + ".part")
+        draft.write_text(json.dumps(self.data), encoding="utf-8")
+        os.replace(draft, self.path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=["applications", "corpus"])
+    parser.add_argument("out", type=Path, help="the JSON file to write")
+    parser.add_argument("--only", nargs="+", help="names of architectures or cases")
     parser.add_argument("--library", default="keras", choices=["keras", "tf_keras"])
-    parser.add_argument("--corpus", action="store_true", help="score the corpus instead of keras.applications")
     parser.add_argument("--all", action="store_true", help="the largest architectures too")
     options = parser.parse_args()
-    count = examine_corpus(options) if options.corpus else examine_applications(options)
-    print(f"{count} wrong")
-    return 1 if count else 0
+    record = Record(options.out, options.library)
+    examine = {"applications": examine_applications, "corpus": examine_corpus}[options.what]
+    examine(options, record)
+    wrong = [name for name, verdict in record.data["verdicts"].items() if verdict.split(":")[0] not in ("ok", "absent")]
+    print(f"{len(wrong)} wrong: {', '.join(wrong) or 'none'}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
