@@ -380,6 +380,8 @@ class _State:
 # ---------------------------------------------------------------------------------------------------------------
 # What a traced graph would do, read off the graph without running it.
 
+# Of `tf.DType` and of the number that a saved graph holds in its place.
+_FLOATS = {kind for d in (tf.float16, tf.bfloat16, tf.float32, tf.float64) for kind in (d, d.as_datatype_enum)}
 _READS = re.compile(
     r"^(ReadVariableOp|ResourceGather\w*|VariableShape|VarIsInitializedOp|DisableCopyOnRead|_?Identity\w*)$"
 )
@@ -1176,7 +1178,11 @@ class _Exam:
             fit, told = self.training_routes()
         self.find_statistics(told)
         self.look_at_flags()
+        self.answered = infer is not None
         self.look_at_step(told)
+        if self.step is None and self.step_ran and infer is None:
+            for call in ("model(x, training=False)", "model(x, training=True)", "model(x)"):
+                self.soften(call, "The model's own train_step takes this batch, so that is what was examined.")
         self.look_at_values()
         if infer is None or not self.forward:
             return
@@ -1226,6 +1232,10 @@ class _Exam:
             try:
                 self.phase(False)(self.x)
             except Exception as error:
+                if self.own_step() is not None:
+                    why = f"{type(error).__name__}; its own train_step may"
+                    self.report("PD002", None, f"The model's `call` does not take this batch ({why}): not built.")
+                    return
                 raise CannotExamine(
                     f"The model is not built and calling it on the batch raised {type(error).__name__}: {error}. "
                     "Hand the doctor a batch that the model accepts, or build the model first."
@@ -1602,8 +1612,9 @@ class _Exam:
         lost: dict[str | None, list[Any]] = {}
         for variable in strangers:
             key = id(variable.handle)
-            # What training writes and inference reads is a statistic, also as a bare tf.Variable.
-            if key in told.effects.writes and key in read and key not in covered:
+            # What training writes and inference only reads is a statistic, also as a bare tf.Variable.
+            statistic = key in told.effects.writes and key in read and key not in infer.effects.writes
+            if statistic and key not in covered:
                 holders = [n.path for n in self.nodes.values() if key in _bare_variables(n.layer)]
                 lost.setdefault(holders[-1] if holders else None, []).append(variable)
         for where, variables in lost.items():
@@ -1951,6 +1962,11 @@ class _Exam:
         self.clock.stage("comparing the two phases")
         if self.size is None or self.size < 4 or self.found("PD203"):
             return
+        if self.alike():
+            self.report(
+                "PD002", None, "Every sample of the batch is the same: the two phases cannot be compared on it."
+            )
+            return
         self.find_momentum(told)
         self.told_statistics = {
             k for k, n in self.owner.items() if k in told.effects.writes and self.is_statistic(k, n)
@@ -1975,6 +1991,11 @@ class _Exam:
         self.compare_statistics(told, after, [seen for _, seen in parts])
         self.compare_substituted(infer)
         self.conclude(infer)
+
+    def alike(self) -> bool:
+        """Whether the batch is one sample repeated, such as zeros: its statistics say nothing about any data."""
+        leaves = [leaf for leaf in tf.nest.flatten(self.x) if isinstance(leaf, tf.Tensor) and leaf.shape.rank]
+        return bool(leaves) and all(bool(tf.reduce_all(tf.equal(leaf, leaf[:1]))) for leaf in leaves)
 
     def find_momentum(self, told: _Route) -> None:
         """Momentum of layers that do not name one: two updates on one batch shrink by this factor."""
@@ -2119,7 +2140,7 @@ class _Exam:
 
     def look_at_step(self, told: _Route | None) -> None:
         """PD301, PD302 and PD303: what one step writes, by its graph and, where it can be undone, by running it."""
-        self.step_told = False
+        self.step_told = self.step_ran = False
         self.written: set[int] = set()
         self.obeys = True
         step, name = self.step, "train_step"
@@ -2135,7 +2156,7 @@ class _Exam:
         try:
             traced.trace()
         except Exception as error:
-            self.failed(name, error)
+            self.failed_step(name, error)
             return
         finally:
             self.clock.tracing += time.perf_counter() - began
@@ -2169,13 +2190,27 @@ class _Exam:
                 traced.run()
                 changed = {k for k in self.state.saved if not _same(self.state.read(k), self.state.saved[k][1].numpy())}
             except Exception as error:
-                self.failed(name, error)
+                self.failed_step(name, error)
                 return
             finally:
                 self.state.restore()
+        self.step_ran = True
         self.count_steps(traced)
         effects = traced.effects or _Effects({k: (1, 1) for k in changed or ()})
         self.judge_step(effects, changed, told, traced, handed=True)
+
+    def failed_step(self, name: str, error: Exception) -> None:
+        """A step that the reader handed in has to run; the model's own may take other batches than its `call` does."""
+        self.failed(name, error)
+        if self.step is None and self.answered:
+            self.soften(name, "Hand in `train_step=` with a batch that it takes, or examine the parts of the model.")
+
+    def soften(self, what: str, advice: str) -> None:
+        """Turns what raised into a note, where another use of the same batch shows that it was not meant for it."""
+        for finding in self.findings:
+            if finding.code == "PD001" and finding.message.startswith(f"{what} raised"):
+                finding.code, finding.severity, finding.cure = "PD002", "note", RULES["PD002"][2]
+                finding.message += f". {advice}"
 
     def own_step(self) -> Callable[..., Any] | None:
         """The `train_step` that the reader's own class defines, once compiled."""
@@ -2358,12 +2393,27 @@ class _Exam:
         signs = self.trained["any"] or self.found("PD301")
         soft = None if signs else "note"
         untrained = "" if signs else " Every freshly initialised network is here."
+        if effect and effect["spread_batch"] > F_LIMIT * effect["rms_noise"]:
+            low, high, least = effect["spread_moving"], effect["spread_batch"], effect["rms_noise"]
+        elif distance and distance["spread_training"] > F_LIMIT * distance["rms_noise"]:
+            low, high, least = distance["spread_inference"], distance["spread_training"], 0.0
+        else:
+            low, high, least = 1.0, 0.0, 0.0
+        constant = low < max(least, ROUNDING_SIGMAS * self.noise) and low < high
+        better = signs and bool(far) and not constant and self.serves_better()
+        if better:
+            soft = "note"
+            untrained = (
+                " They give it a lower loss than its own statistics: the batch is unlike the data they describe."
+            )
         if harmful:
             for statistic, measured in far:
                 path = statistic.node.path
                 if self.found("PD201", path):
                     continue
-                if self.trained["any"] or self.found("PD301", path):
+                if better:
+                    self.report_behind(statistic, measured, size, soft, untrained)
+                elif self.trained["any"] or self.found("PD301", path):
                     self.report_behind(statistic, measured, size, None, "")
                 else:
                     self.report_behind(statistic, measured, size, "note", " Every freshly initialised network is here.")
@@ -2376,13 +2426,7 @@ class _Exam:
             )
         )
         where = far[0][0].node.path if far else None
-        if effect and effect["spread_batch"] > F_LIMIT * effect["rms_noise"]:
-            low, high, least = effect["spread_moving"], effect["spread_batch"], effect["rms_noise"]
-        elif distance and distance["spread_training"] > F_LIMIT * distance["rms_noise"]:
-            low, high, least = distance["spread_inference"], distance["spread_training"], 0.0
-        else:
-            low, high, least = 1.0, 0.0, 0.0
-        if low < max(least, ROUNDING_SIGMAS * self.noise) and low < high:
+        if constant:
             self.report(
                 "PD307",
                 where,
@@ -2420,6 +2464,32 @@ class _Exam:
                 **losses, **distance, effect_size=size,
             )  # fmt: skip
 
+    def serves_better(self) -> bool:
+        """Whether the moving statistics give this batch a lower loss than its own do.
+
+        Test: paired Student's t over the samples, one-sided, at an error rate of 0.01. A batch of one class, or in
+        sorted order, is far from the data that the statistics describe, and they are right all the same. Weights
+        trained in the inference phase prefer it too, so statistics that never moved are not excused.
+        """
+        loss = self.loss_function()
+        if loss is None or self.effect is None or len(self.substituted) != 1 or self.found("PD201"):
+            return False
+        if self.found("PD301") or self.found("PD101"):
+            return False
+        own, number = self.substituted[0], min(len(self.substituted[0]), 64)
+        moving = self.base[0][: len(own)]
+        try:
+
+            def of(output: np.ndarray, i: int) -> float:
+                row = _rows(self.y, np.arange(i, i + 1))
+                return float(np.mean(loss(row, tf.constant(output[i : i + 1], tf.float32))))
+
+            gains = np.array([of(own, i) - of(moving, i) for i in range(number)])
+        except Exception:
+            return False
+        error = float(np.std(gains, ddof=1)) / math.sqrt(number) if number > 2 else math.inf
+        return bool(np.mean(gains) > _t_limit(0.02, number - 1) * error)
+
     def explained(self) -> bool:
         """Whether inference with the batch's own statistics gives what training gives, up to noise."""
         if self.effect is None or not self.distance:
@@ -2441,8 +2511,10 @@ class _Exam:
             "effect_size": size,
             "momentum": momentum,
         }
-        if 0.03 < left <= 1 and 0 < momentum < 1:
-            enough = math.ceil(math.log(0.05) / math.log(momentum))
+        enough = math.ceil(math.log(0.05) / math.log(momentum)) if 0 < momentum < 1 else 0
+        # More steps than would leave a tenth of that: something else keeps the statistics from the batch's.
+        taken = momentum ** self.trained["steps"] if 0 < momentum < 1 else 0.0
+        if 0.05 < left <= 1 and enough and taken > left / 10:
             seen = 0 if left >= 1 else round(math.log(left) / math.log(momentum))
             evidence |= {"initial_value_left": left, "steps_seen": seen, "steps_for_95_percent": enough}
             text = (
@@ -2452,20 +2524,29 @@ class _Exam:
         else:
             text = (
                 f"The moving statistics of {path!r} lie {evidence['distance_in_noise']:.0f} times sampling noise from "
-                "the data's; little of the initial values is left, so the weights or the data have changed since."
+                "this batch's, and what is left of the initial values does not explain it: the weights have changed "
+                "since, or the batch is unlike the training data."
             )
         self.report("PD202", path, text + untrained, severity, **evidence)
 
+    def loss_function(self) -> Callable[..., Any] | None:
+        """The reader's loss, or the compiled one; None without targets or without a loss that is one function."""
+        if self.y is None:
+            return None
+        loss = self.loss if self.loss is not None else getattr(self.model, "loss", None)
+        if isinstance(loss, str):
+            try:
+                loss = self.package.losses.get(loss)
+            except ValueError:
+                return None
+        return loss if callable(loss) else None
+
     def losses(self) -> dict[str, Any]:
         """The loss of both phases on the batch, from `loss` or the compiled one; empty without one."""
-        if self.y is None:
+        loss = self.loss_function()
+        if loss is None:
             return {}
-        loss = self.loss if self.loss is not None else getattr(self.model, "loss", None)
         try:
-            if isinstance(loss, str):
-                loss = self.package.losses.get(loss)
-            if not callable(loss):
-                return {}
             found = {}
             for name, training in (("loss_training", True), ("loss_inference", False)):
                 call = self.phase(training)
@@ -2960,6 +3041,7 @@ class _Artifact:
     run: Callable[[Any], list[np.ndarray]]
     fixed: list[str]  # what fixes the batch size or asks for a phase
     writes: int
+    seeds: int  # of the writes, those to integers: the states of seed generators
     drawn: list[str]
     unit: float = 2.0**-23  # relative size of one rounding step in the artifact's numbers
 
@@ -3054,7 +3136,9 @@ def _open_saved_model(path: Path) -> _Artifact:
         run.__dict__["keep"] = loaded
         return _numbers(tf.nest.flatten(out))
 
-    return _Artifact("SavedModel", run, fixed, len(effects.writes), sorted(effects.drawn))
+    captured = [handle for handle in concrete.graph.external_captures if id(handle) in effects.writes]
+    seeds = sum(handle._handle_data.shape_and_type[0].dtype not in _FLOATS for handle in captured)
+    return _Artifact("SavedModel", run, fixed, len(effects.writes), seeds, sorted(effects.drawn))
 
 
 def _open_keras(path: Path, exam: _Exam) -> _Artifact:
@@ -3077,7 +3161,7 @@ def _open_keras(path: Path, exam: _Exam) -> _Artifact:
         except Exception:
             return inner.outputs(inner.trace(inner.phase(False), x), x)
 
-    return _Artifact(path.suffix, run, fixed, len(writes), sorted(route.effects.drawn))
+    return _Artifact(path.suffix, run, fixed, len(writes), 0, sorted(route.effects.drawn))
 
 
 def _open_tflite(path: Path) -> _Artifact:
@@ -3116,7 +3200,7 @@ def _open_tflite(path: Path) -> _Artifact:
             results.append((value - zero) * scale if scale else value)
         return results
 
-    return _Artifact("LiteRT", run, fixed, writes, drawn, unit)
+    return _Artifact("LiteRT", run, fixed, writes, 0, drawn, unit)
 
 
 def _open_onnx(path: Path) -> _Artifact:
@@ -3144,7 +3228,16 @@ def _open_onnx(path: Path) -> _Artifact:
             feed[one.name] = given[one.name].numpy().astype(kind)
         return [np.asarray(v, dtype=np.float64) for v in session.run(None, feed)]
 
-    return _Artifact("ONNX", run, fixed, 0, drawn)
+    return _Artifact("ONNX", run, fixed, 0, 0, drawn)
+
+
+def _repeats(artifact: _Artifact, exam: _Exam) -> bool:
+    """Whether two runs of an artifact give the same numbers bit for bit."""
+    try:
+        first, second = artifact.run(exam.x), artifact.run(exam.x)
+    except Exception:
+        return False
+    return len(first) == len(second) and all(_same(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _look_at_artifact(exam: _Exam, path: Path) -> None:
@@ -3162,8 +3255,12 @@ def _look_at_artifact(exam: _Exam, path: Path) -> None:
     artifact.run.__dict__["order"] = [t.name for t in _inputs(exam.model)]
     if artifact.writes or artifact.drawn:
         what = [f"{artifact.writes} assignments to variables"] * bool(artifact.writes) + artifact.drawn
+        # Keras draws the masks of an RNN in every phase and uses them in one: that is no fault of the export.
+        idle = bool(artifact.drawn) and artifact.writes == artifact.seeds and _repeats(artifact, exam)
         exam.report(
-            "PD402", None, f"The endpoint of {path.name} holds {', '.join(what)}.",
+            "PD402", None,
+            f"The endpoint of {path.name} holds {', '.join(what)}" + (", which no output depends on." if idle else "."),
+            "note" if idle else None,
             assignments=artifact.writes, random_operations=artifact.drawn,
         )  # fmt: skip
     if artifact.fixed:

@@ -88,9 +88,11 @@ n = np.arange(0, share[-1, 0] + 1)
 fig, ax = case.axes()
 ax.plot(n, momentum**n, color=case.GREY, linewidth=6, alpha=0.5, solid_capstyle="round")
 ax.plot(share[:, 0], share[:, 1], "o", color=case.BLUE, markersize=6)
-ax.annotate(f"arithmetic: {momentum}ⁿ", (n[-1] * 0.3, momentum ** (n[-1] * 0.3)), (90, 0.97), color=case.INK)
-ax.annotate("measured in the model", (share[11, 0], share[11, 1]), (60, 0.80), color=case.BLUE)
-ax.set(xlabel="updates of the moving statistics", ylabel="share of the initial value left", ylim=(0.7, 1.01))
+middle = n[len(n) // 2]
+near = {"textcoords": "offset points", "fontsize": 10}
+ax.annotate(f"arithmetic: {momentum}ⁿ", (middle, momentum**middle), (8, 10), color=case.INK, **near)
+ax.annotate("measured in the model", share[len(share) // 4, :2], (-4, -26), color=case.BLUE, **near)
+ax.set(xlabel="updates of the moving statistics", ylabel="share of the initial value left", ylim=(0.85, 1.01))
 case.show(
     fig,
     "The measured share of the initial statistics lies on the curve 0.999 to the power n.",

@@ -120,9 +120,9 @@ case.show_table(
 # %% [markdown]
 # ## A frozen base from scratch
 #
-# Freeze a base with `weights=None`, and no phase helps: since TensorFlow 2.0 `trainable = False` on
-# BatchNormalization also means the inference phase, so `training=True` does not reach it. A third way into the same
-# symptom.
+# Freeze a base with `weights=None`, and `model(x)` stays at chance on every release: a third way into the same symptom.
+# `training=True` is no way out today, since a frozen BatchNormalization runs in the inference phase whatever it is told.
+# On 1.14 and 2.0.0 it reached the base: rows differ, and still no statistic moves.
 
 # %% tags=["draw"]
 rows = []
@@ -140,4 +140,18 @@ for r, run in frozen.items():
 case.show_table(
     ["release", "frozen base, <code>weights=None</code>", "accuracy", "rows differ by", "layers whose statistics move"],
     rows,
+)
+
+# %% [markdown]
+# Why 2.0.0 too, whose `BatchNormalization` already took frozen for the inference phase? Its `keras.applications` were
+# still built from the old class:
+
+# %% tags=["draw"]
+case.show_table(
+    ["release", "frozen means the inference phase: in <code>keras.applications</code>", "in <code>keras.layers</code>"],
+    [
+        [case.label(r), *("yes" if run["frozen_means_inference"][place] else "no" for place in places)]
+        for places in [("keras.applications", "keras.layers")]
+        for r, run in frozen.items()
+    ],
 )

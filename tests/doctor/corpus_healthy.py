@@ -827,3 +827,61 @@ def lite_model(tmp_path) -> Case:
     model = settle(small_cnn("lite"), X)
     write_lite(model, [None, 8, 8, 1], tmp_path / "model.tflite")
     return Case(model, X, Y, {"artifact": tmp_path / "model.tflite"})
+
+
+@case
+def export_of_an_rnn_with_dropout(tmp_path) -> Case:  # Keras draws its masks in every phase
+    model = keras.Sequential([keras.Input((8, 8)), L.GRU(8, dropout=0.2, recurrent_dropout=0.2), L.Dense(10)])
+    model.export(tmp_path / "served", verbose=False)
+    return Case(model, X[..., 0], Y, {"artifact": tmp_path / "served"})
+
+
+# -- batches that say little ------------------------------------------------------------------------------------------
+
+
+@case
+def first_folder_of_a_sorted_data_set() -> Case:
+    model = small_cnn()
+    model.compile(keras.optimizers.Adam(1e-2), LOGITS)
+    model.fit(IMAGES[:1280], LABELS[:1280], batch_size=32, epochs=4, verbose=0)
+    one_class = np.flatnonzero(LABELS[:1280] == 3)[:64]
+    return Case(model, IMAGES[one_class], LABELS[one_class])
+
+
+@case
+def dummy_batch_of_zeros() -> Case:
+    return Case(settle(small_cnn(), X), np.zeros_like(X[:8]), Y[:8])
+
+
+@case
+def gan_whose_call_takes_noise_and_whose_step_takes_images() -> Case:
+    class Gan(keras.Model):
+        def __init__(self):
+            super().__init__(name="gan")
+            self.g = keras.Sequential([keras.Input((6,)), L.Dense(32, "relu"), L.Dense(64, "tanh")])
+            self.d = keras.Sequential([keras.Input((64,)), L.Dense(32, "relu"), L.Dense(1)])
+
+        def call(self, noise, training=None):
+            return self.g(noise, training=training)
+
+        def train_step(self, images):
+            noise = keras.random.normal((keras.ops.shape(images)[0], 6))
+            with tf.GradientTape(persistent=True) as tape:
+                real, fake = self.d(images, training=True), self.d(self.g(noise, training=True), training=True)
+                value = tf.reduce_mean(tf.nn.softplus(fake) + tf.nn.softplus(-real))
+            for part, sign in ((self.d, 1.0), (self.g, -1.0)):
+                for weight, gradient in zip(
+                    part.trainable_variables, tape.gradient(value, part.trainable_variables), strict=True
+                ):
+                    weight.assign_sub(0.01 * sign * gradient)
+            return {"loss": value}
+
+    model = Gan()
+    model.compile("sgd")
+    return Case(model, np.random.default_rng(0).normal(size=(16, 6)).astype("float32"))
+
+
+@case
+def gan_examined_on_its_images() -> Case:
+    case = gan_whose_call_takes_noise_and_whose_step_takes_images()
+    return Case(case.model, FLAT)
