@@ -27,7 +27,8 @@ runs = case.runs("pretrained", live=LIVE)
 # ## The experiment
 #
 # ImageNet cannot be had offline, so the base is pretrained here: on the digits 5 to 9, "which is it?". Then it is
-# transferred to a task it has never seen, on digits it has never seen: 0 to 4, odd or even? To use ImageNet's own
+# transferred to a task it has never seen, on digits it has never seen: 0 to 4, odd or even? (With momentum 0.99, for
+# the reason that [C7](c06-c07-fit-lag.py) gives: these runs are shorter than the article's.) To use ImageNet's own
 # weights instead: `python tests/versions/experiments.py out.json --only pretrained --imagenet`.
 
 # %% tags=["draw"]

@@ -88,10 +88,8 @@ n = np.arange(0, share[-1, 0] + 1)
 fig, ax = case.axes()
 ax.plot(n, momentum**n, color=case.GREY, linewidth=6, alpha=0.5, solid_capstyle="round")
 ax.plot(share[:, 0], share[:, 1], "o", color=case.BLUE, markersize=6)
-middle = n[len(n) // 2]
-near = {"textcoords": "offset points", "fontsize": 10}
-ax.annotate(f"arithmetic: {momentum}ⁿ", (middle, momentum**middle), (8, 10), color=case.INK, **near)
-ax.annotate("measured in the model", share[len(share) // 4, :2], (-4, -26), color=case.BLUE, **near)
+ax.text(0.97, 0.9, f"line: {momentum}ⁿ", color=case.INK, ha="right", transform=ax.transAxes)
+ax.text(0.03, 0.1, "points: measured in the model", color=case.BLUE, transform=ax.transAxes)
 ax.set(xlabel="updates of the moving statistics", ylabel="share of the initial value left", ylim=(0.85, 1.01))
 case.show(
     fig,

@@ -133,8 +133,9 @@ case.show_table(
 
 # %% [markdown]
 # `predict` is safe: it passes `training=False` itself. `model(x)` is not, and the export is not: it traces `call`
-# with its own default. Let the default be `None` or `False`, and export through an endpoint that says
-# `training=False`: [`export_inference_model`](../recipes/export_inference_model.md).
+# with its own default (2.0.0 alone put its learning phase, 0, in place of the default). Let the default be `None` or
+# `False`, and export through an endpoint that says `training=False`:
+# [`export_inference_model`](../recipes/export_inference_model.md).
 #
 # One more thing the old releases did: after training in a loop, `predict` on the very same model could fail.
 

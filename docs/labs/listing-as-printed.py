@@ -109,7 +109,7 @@ case.show_table(
     [
         [
             case.label(r),
-            f"<code>{run['one_unit_loss']['error']}</code>"
+            f"<code>{run['one_unit_loss']['error'].split('  Label values')[0]}</code>"
             if isinstance(run["one_unit_loss"], dict)
             else f"{run['one_unit_loss']:.4g}",
         ]
@@ -120,9 +120,9 @@ case.show_table(
 # %% [markdown]
 # ## A frozen base from scratch
 #
-# Freeze a base with `weights=None`, and `model(x)` stays at chance on every release: a third way into the same symptom.
-# `training=True` is no way out today, since a frozen BatchNormalization runs in the inference phase whatever it is told.
-# On 1.14 and 2.0.0 it reached the base: rows differ, and still no statistic moves.
+# Freeze a base with `weights=None`, and `model(x)` stays at chance on every release: a third way into the same
+# symptom. `training=True` is no way out today, since a frozen BatchNormalization runs in the inference phase whatever
+# it is told. On 1.14 and 2.0.0 it reached the base: rows differ, and still no statistic moves.
 
 # %% tags=["draw"]
 rows = []
@@ -147,11 +147,11 @@ case.show_table(
 # still built from the old class:
 
 # %% tags=["draw"]
+places = ["keras.applications", "keras.layers"]
 case.show_table(
-    ["release", "frozen means the inference phase: in <code>keras.applications</code>", "in <code>keras.layers</code>"],
+    ["frozen means the inference phase in", *(f"<code>{place}</code>" for place in places)],
     [
         [case.label(r), *("yes" if run["frozen_means_inference"][place] else "no" for place in places)]
-        for places in [("keras.applications", "keras.layers")]
         for r, run in frozen.items()
     ],
 )

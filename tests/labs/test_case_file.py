@@ -128,7 +128,8 @@ def test_C7_the_share_left_is_momentum_to_the_power_of_updates(measured):
 
 def test_C7_momentum_does_not_touch_training(measured):
     run = measured["scratch_fit"]
-    assert abs(run["fit"]["accuracy"][0] - run["fit_momentum_0.9"]["accuracy"][0]) < 0.02
+    # One thread, the same weights and batches: the same run, to the digits kept.
+    np.testing.assert_allclose(run["fit"]["accuracy"], run["fit_momentum_0.9"]["accuracy"], atol=1e-4)
 
 
 def test_C7_validation_wakes_up_when_little_is_left(measured):

@@ -690,7 +690,7 @@ def updates():
 def run_in_session(operations, model, x):
     """C12: the way of TensorFlow 1, in the graph that holds the operations, with the input fed."""
     with tf.compat.v1.Session(graph=operations[0].graph) as session:
-        session.run(operations, {model.inputs[0]: x})
+        session.run(operations, {model.inputs[0].name: x})
     return "ran"
 
 
