@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
@@ -22,8 +23,8 @@ NOTEBOOK_STYLE = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
 NOTEBOOK_SCRIPT = re.compile(r"<script\b[^>]*>.*?</script>", re.DOTALL)
 
 
-def on_config(config: Any) -> Any:
-    """Name the lab cache after all that a lab's output depends on; the plugin's own key is the page alone."""
+def lab_digest() -> str:
+    """Return a digest of all that a lab's output depends on; the plugin's own key is the page alone."""
     digest = hashlib.sha256()
     for package in sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}):
         digest.update(package.encode())
@@ -31,12 +32,21 @@ def on_config(config: Any) -> Any:
         *(ROOT / "recipes").glob("*.py"),
         *(ROOT / "docs/labs").rglob("*"),
         *(ROOT / "tests/versions").glob("*.py"),
+        *(ROOT / "docs/_site").glob("*.py"),
     ]
     for path in sorted(p for p in sources if p.is_file() and "__pycache__" not in p.parts):
         digest.update(path.relative_to(ROOT).as_posix().encode())
         digest.update(path.read_bytes())
-    jupyter = config.plugins["mkdocs-jupyter"].config
-    jupyter["cache_dir"] = f"{jupyter['cache_dir']}/{digest.hexdigest()[:16]}"
+    return digest.hexdigest()[:16]
+
+
+def on_config(config: Any) -> Any:
+    """Name the lab cache after that digest, and drop what was drawn for another one."""
+    jupyter, digest = config.plugins["mkdocs-jupyter"].config, lab_digest()
+    for old in (ROOT / jupyter["cache_dir"]).glob("*"):
+        if old.name != digest:
+            shutil.rmtree(old, ignore_errors=True)
+    jupyter["cache_dir"] = f"{jupyter['cache_dir']}/{digest}"
     config.watch.extend(str(ROOT / folder) for folder in ("recipes", "tests/versions"))
     return config
 

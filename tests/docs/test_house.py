@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
+import hooks
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -23,6 +25,33 @@ def test_readme_has_exactly_the_two_commands() -> None:
         "pip install -r requirements.txt && mkdocs serve",
         "pip install -r requirements.txt && pytest",
     ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "recipes/fit_explicit_phase.py",
+        "docs/labs/data/2.0.0.json",
+        "tests/versions/experiments.py",
+        "docs/_site/casefile.py",
+        "a package",
+    ],
+)
+def test_labs_are_drawn_anew_when_what_they_show_has_changed(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("recipes", "docs/labs", "docs/_site", "tests/versions"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    before = hooks.lab_digest()
+    (tmp_path / "docs/index.md").write_text("no lab shows this")
+    assert hooks.lab_digest() == before
+    if changed == "a package":
+        monkeypatch.setattr(hooks, "distributions", lambda: [])
+    else:
+        path = tmp_path / changed
+        path.write_bytes(path.read_bytes() + b"\n")
+    assert hooks.lab_digest() != before
 
 
 def test_every_line_of_the_lock_is_pinned_and_hashed_and_names_no_index() -> None:

@@ -6,6 +6,7 @@ The data tests read docs/labs/data; those named `today` run the same experiments
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -334,6 +335,28 @@ def test_verdicts_follow_the_data():
     opposite["documentation"]["BatchNormalization"]["call it with training=True yourself"] = True
     for claim in case.CLAIMS:
         assert claim.judge(opposite)[0] != claim.judge(case.results("1.14.0"))[0], claim.id
+
+
+def figures(value):
+    if isinstance(value, dict | list):
+        return [n for item in (value.values() if isinstance(value, dict) else value) for n in figures(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def test_no_measured_number_is_typed_by_hand():
+    """Decimals in the prose are settings, constants of the problem, or figures that the article printed."""
+    settings = [0.999, 0.99, 0.9, 0.35, round(LN2, 3), round(1.96 * np.sqrt(0.25 / 1280), 2)]
+    printed = figures(case.article())
+    pages = [case.ROOT / "docs/case-file/index.md", *(case.ROOT / "docs/labs").glob("*.py")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        if page.suffix == ".py":
+            cells = re.split(r"^# %%", text, flags=re.MULTILINE)
+            text = "\n".join(cell for cell in cells if cell.startswith(" [markdown]"))
+        text = re.sub(r"\{\{.*?\}\}", "", text, flags=re.DOTALL)
+        for number in re.findall(r"(?<![\w.])0\.\d+", text):
+            value, digits = float(number), len(number) - 2
+            assert value in settings or value in {round(n, digits) for n in printed}, f"{page.name}: {number}"
 
 
 def test_every_claim_has_a_lab_section():
