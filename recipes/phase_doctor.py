@@ -976,6 +976,17 @@ def _source(tensor: Any) -> Any:
     return tensor
 
 
+def _made_by(tensor: Any) -> str:
+    """In words: the operation behind a tensor, or a random draw a few operations back."""
+    first = getattr(tensor, "op", None)
+    level = [first]
+    for _ in range(6):
+        if any(op is not None and _KERNEL_RANDOM.match(op.type) for op in level):
+            return "a random draw"
+        level = [source.op for op in level if op is not None for source in op.inputs]
+    return f"result of {getattr(first, 'type', 'the step')}"
+
+
 def _same_within(calls: Sequence[_Call], ancestors: Callable[[int], list[int]], numbers: Sequence[int]) -> bool:
     """Whether one call hands two of these calls, or the same layer around each of them, one and the same tensor."""
     chains = [[*reversed(ancestors(n)), n] for n in numbers]
@@ -2719,7 +2730,7 @@ class _Step:
             for earlier in calls:
                 if any(tensor is out for out in earlier.outputs):
                     return f"{name}(output of {self.exam.path(earlier.layer)!r})"
-            return f"{name}(result of {getattr(getattr(tensor, 'op', None), 'type', 'the step')})"
+            return f"{name}({_made_by(tensor)})"
         return name
 
     def says_inference(self, layer: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,13 +120,14 @@ def write_lite(model: Any, shape: list[int | None], path: Any) -> None:
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([serve]).convert())
 
 
-def judge(make: Callable[..., Case], folder: Any, healthy: bool) -> str:
-    """Examines one case. Empty when the doctor is right, else what it got wrong."""
-    import inspect
+def build(make: Callable[..., Case], folder: Any) -> Case:
+    return make(folder) if inspect.signature(make).parameters else make()
 
+
+def judge(case: Case, healthy: bool) -> str:
+    """Examines one case. Empty when the doctor is right, else what it got wrong."""
     from phase_doctor import diagnose
 
-    case = make(folder) if inspect.signature(make).parameters else make()
     found = diagnose(case.model, case.x, case.y, progress=False, **case.options)
     if healthy:
         return "" if found.ok else f"flagged a healthy model:\n{found}"

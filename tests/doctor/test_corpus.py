@@ -9,7 +9,7 @@ import corpus_healthy
 import keras
 import phase_doctor
 import pytest
-from cases import judge
+from cases import build, judge
 
 pytestmark = pytest.mark.slow
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("name", corpus_broken.CASES)
 def test_the_broken_model_is_found_with_code_and_layer(name: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
-    assert not judge(corpus_broken.CASES[name], tmp_path, healthy=False)
+    assert not judge(build(corpus_broken.CASES[name], tmp_path), healthy=False)
 
 
 @pytest.mark.parametrize("name", corpus_healthy.CASES)
 def test_the_healthy_model_is_not_flagged(name: str, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
-    assert not judge(corpus_healthy.CASES[name], tmp_path, healthy=True)
+    assert not judge(build(corpus_healthy.CASES[name], tmp_path), healthy=True)
 
 
 def test_the_corpus_is_large_enough_and_covers_every_rule() -> None:
