@@ -3518,7 +3518,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "inference that depends on batch mates. Exit status: 0 healthy, 1 findings, 2 could not examine.",
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras or .h5 file; without one, a demo on digits")
-    parser.add_argument("--data", metavar="X.npy", help="a batch of real inputs (.npy, or .npz for named inputs)")
+    parser.add_argument(
+        "--data", metavar="X.npy", help="a batch of real inputs (.npy, or .npz for named inputs); without it, noise"
+    )
     parser.add_argument("--artifact", metavar="PATH", help="what was exported: SavedModel, .keras, .tflite or .onnx")
     parser.add_argument("--allow", metavar="CODE", nargs="*", default=(), help="codes to report as notes")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -3532,7 +3534,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         model = _shown_model(options.model)
         x = _load_batch(options.data) if options.data else _random_batch(model)
-        diagnosis = diagnose(model, x, artifact=options.artifact, allow=options.allow)
+        # Noise is unlike any data that the statistics of a good model describe.
+        noise = () if options.data else ("PD202", "PD307", "PD308")
+        diagnosis = diagnose(model, x, artifact=options.artifact, allow=(*options.allow, *noise))
+        if noise:
+            text = "No --data: random numbers were used, so what compares statistics with data is a note."
+            diagnosis.findings.append(Finding("PD002", "note", None, text, cure=RULES["PD002"][2]))
     except CannotExamine as error:
         print(f"could not examine: {error}", file=sys.stderr)
         return 2

@@ -15,6 +15,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -195,7 +196,8 @@ def examine_case(name: str, make: Any, folder: Path, healthy: bool) -> str:
 
 
 def raised(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip() and "encountered when calling" not in line]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Keras writes in bold
+    lines = [line for line in plain.splitlines() if line.strip() and "encountered when calling" not in line]
     return f"raised {type(error).__name__}: {(lines or [''])[0][:200]}"
 
 

@@ -314,6 +314,9 @@ def test_a_cause_is_sought_in_the_layers_that_bear_on_the_finding():
 def test_the_command_line_answers_by_exit_status(tmp_path, capsys):
     model, (x, _) = net(), batch()
     model.save(tmp_path / "healthy.keras")
+    trained = net(dropout=0.0, momentum=0.5)
+    losses(closure_step(trained)[0], 40)
+    trained.save(tmp_path / "trained.keras")
     norm = model.get_layer("bn")
     norm.moving_variance.assign(norm.moving_variance - 5.0)
     model.save(tmp_path / "broken.keras")
@@ -324,6 +327,11 @@ def test_the_command_line_answers_by_exit_status(tmp_path, capsys):
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["codes"] == ["PD203"]
     assert recipe.main([str(tmp_path / "missing.keras")]) == 2
+    # Without data, noise stands in, and a trained model is not blamed for being unlike it.
+    assert recipe.main([str(tmp_path / "trained.keras"), "--json"]) == 0
+    out = capsys.readouterr().out
+    notes = json.loads(out[out.index("{") :])["findings"]
+    assert {"PD202", "PD002"} <= {note["code"] for note in notes}
     assert recipe.main([str(tmp_path / "healthy.keras"), "--data", str(tmp_path / "missing.npy")]) == 2
 
 
