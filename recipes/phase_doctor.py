@@ -958,6 +958,22 @@ def _spread(outputs: Sequence[np.ndarray]) -> float:
     return _rms([o - o.mean(axis=0, keepdims=True) for o in outputs if o.size])
 
 
+def _common(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> bool:
+    """Whether two random runs over one batch tell its samples apart alike: one-sided t test over samples, 0.001.
+
+    The products of a sample's deviations in the two runs average zero when only the draws differ.
+    """
+    for a, b in zip(first, second, strict=False):
+        if a.shape != b.shape or not a.ndim or len(a) < 4:
+            continue
+        one, two = (v.reshape(len(v), -1) for v in (a - a.mean(axis=0), b - b.mean(axis=0)))
+        products = (one * two).sum(axis=1)
+        error = float(np.std(products, ddof=1)) / math.sqrt(len(products))
+        if np.mean(products) > _t_limit(0.002, len(products) - 1) * max(error, 1e-30):
+            return True
+    return False
+
+
 def _remaining(now: np.ndarray, data: np.ndarray, start: np.ndarray, unit: np.ndarray) -> float:
     """Share of the initial value that is left in moving statistics: the median of (now - data) / (start - data).
 
@@ -1221,7 +1237,9 @@ class _Exam:
         # TensorFlow puts a stack trace before what went wrong.
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Keras writes in bold
         dull = re.compile(r"^\s*(Graph execution error|Detected at node|File \"|Exception encountered when calling|$)")
-        first = next((line.strip() for line in plain.splitlines() if not dull.match(line)), "")
+        lines = [line.strip() for line in plain.splitlines() if not dull.match(line)]
+        # AutoGraph quotes the code first and names the error last.
+        first = (lines or [""])[-1 if "in user code:" in plain else 0]
         self.report("PD001", None, f"{what} raised {type(error).__name__}: {first}", exception=type(error).__name__)
 
     def build(self) -> None:
@@ -1467,9 +1485,12 @@ class _Exam:
                 trainable_now=not before,
                 variables_still_written=moving if before else 0,
             )
+        # An own train_step may write to a frozen layer on purpose; its trace is stale where a flag was changed later.
+        written_by_hand = self.own_step() is not None
         for key in stale:
             owner = self.owner.get(key)
-            if owner and not owner.layer.trainable and not self.is_seed_key(key):
+            flagged = owner and any(id(layer) in changed for layer in (owner.layer, *owner.parents))
+            if owner and not owner.layer.trainable and not self.is_seed_key(key) and (flagged or not written_by_hand):
                 self.report(
                     "PD303",
                     owner.path,
@@ -1562,6 +1583,11 @@ class _Exam:
                     " The step handed in says the phase itself, so only `fit`, `evaluate` and `predict` are affected."
                 )
             self.report("PD101", where, text, severity, layers=list(dict.fromkeys(layers)))
+            if where in layers and self.findings[-1].code == "PD101":
+                self.findings[-1].cure = (
+                    "Say the phase on this call too: `layer(x, training=training)`. In a Functional model freeze by "
+                    "`trainable = False` and record no `training=` before it."
+                )
 
     def look_for_overruled(self, infer: _Route, told: _Route, recorded: Mapping[int, bool]) -> None:
         """PD102: a recorded phase that does not hold when the model is told the other one."""
@@ -1999,6 +2025,10 @@ class _Exam:
         full = _numbers(whole[: told.count])
         split = [_numbers(part[: told.count]) for part, _ in parts]
         self.compare_outputs(full, split, halves)
+        self.rows_matter = False
+        spread = self.distance["spread_inference"] if self.distance else math.inf
+        if spread <= self.noise and told.effects.drawn and not self.stochastic:
+            self.rows_matter = _common(full, self.outputs(told, self.x))
         self.compare_statistics(told, after, [seen for _, seen in parts])
         self.compare_substituted(infer)
         self.conclude(infer)
@@ -2152,6 +2182,7 @@ class _Exam:
     def look_at_step(self, told: _Route | None) -> None:
         """PD301, PD302 and PD303: what one step writes, by its graph and, where it can be undone, by running it."""
         self.step_told = self.step_ran = False
+        self.stepped: dict[int, np.ndarray] = {}
         self.written: set[int] = set()
         self.obeys = True
         step, name = self.step, "train_step"
@@ -2200,6 +2231,7 @@ class _Exam:
             try:
                 traced.run()
                 changed = {k for k in self.state.saved if not _same(self.state.read(k), self.state.saved[k][1].numpy())}
+                self.stepped = {s.mean: self.state.read(s.mean).astype(np.float64) for s in self.statistics}
             except Exception as error:
                 self.failed_step(name, error)
                 return
@@ -2339,6 +2371,10 @@ class _Exam:
                 self.report("PD302", path, text, "note", **evidence)
             return
         assert traced is not None
+        if self.moved_once(statistic, told):
+            text = f"The step writes the statistics of {path!r} {times} times and leaves them where one update would."
+            self.report("PD302", path, text, "note", **evidence)
+            return
         origins = [traced.origin(i) for i in distinct]
         if traced.same_input(distinct):
             text = f"The step moves the statistics of {path!r} {times} times on the same input ({origins[0]})."
@@ -2349,6 +2385,18 @@ class _Exam:
                 f"{', '.join(origins)}. Inference normalises each of them with the mixture."
             )
             self.report("PD302", path, text, "warning", **evidence, inputs=origins)
+
+    def moved_once(self, statistic: _Statistic, told: _Route | None) -> bool:
+        """Whether the step took the statistics where one training-phase pass over the batch takes them, within 2 %.
+
+        A second update on the same batch adds momentum times the first one, so it is seen from momentum 0.02 on.
+        """
+        if told is None or statistic.mean not in self.stepped or told.effects.writes.get(statistic.mean) != (1, 1):
+            return False
+        before = self.state.saved[statistic.mean][1].numpy().astype(np.float64)
+        _, once = self.run(told, self.x, lambda: self.state.read(statistic.mean).astype(np.float64))
+        one = once - before
+        return _rms([self.stepped[statistic.mean] - before - one]) < 0.02 * _rms([one])
 
     def judge_frozen(self, effects: _Effects, told: _Route | None, traced: _Step | None, executed: bool) -> None:
         """PD303: frozen, and yet written by its own update, by a stale trace, or by an optimizer."""
@@ -2378,6 +2426,8 @@ class _Exam:
             elif by_optimizer:
                 self.obeys = False
                 why = "the optimizer of the step still holds its weights"
+            elif traced is not None and not any(traced.copies(key) for key in moved):
+                why = "the step assigns to its variables what it computes from them alone"
             else:
                 text = f"{node.path!r} is frozen and the step assigns its variables itself, as an averaged copy would."
                 self.report("PD303", node.path, text, "note", **evidence)
@@ -2406,11 +2456,11 @@ class _Exam:
         untrained = "" if signs else " Every freshly initialised network is here."
         if effect and effect["spread_batch"] > F_LIMIT * effect["rms_noise"]:
             low, high, least = effect["spread_moving"], effect["spread_batch"], effect["rms_noise"]
-        elif distance and distance["spread_training"] > F_LIMIT * distance["rms_noise"]:
+        elif distance and (distance["spread_training"] > F_LIMIT * distance["rms_noise"] or self.rows_matter):
             low, high, least = distance["spread_inference"], distance["spread_training"], 0.0
         else:
             low, high, least = 1.0, 0.0, 0.0
-        constant = low < max(least, ROUNDING_SIGMAS * self.noise) and low < high
+        constant = low <= max(least, ROUNDING_SIGMAS * self.noise) and low < high
         better = signs and bool(far) and not constant and self.serves_better()
         if better:
             soft = "note"
@@ -2438,12 +2488,15 @@ class _Exam:
         )
         where = far[0][0].node.path if far else None
         if constant:
+            # Fresh statistics excuse only a network that has any.
+            excuse = bool(self.statistics)
+            kind = "with the batch's own statistics" if effect else "in training"
             self.report(
                 "PD307",
                 where,
-                f"Over the batch inference output varies by {low:.2g}, with the batch's own statistics by {high:.2g}: "
-                f"inference says the same for every sample.{untrained}",
-                soft,
+                f"Over the batch inference output varies by {low:.2g}, {kind} by {high:.2g}: "
+                f"inference says the same for every sample.{untrained if excuse else ''}",
+                soft if excuse else None,
                 spread_inference=low,
                 spread_training=high,
                 noise=max(least, self.noise),
@@ -2733,6 +2786,33 @@ class _Step:
             return f"{name}({_made_by(tensor)})"
         return name
 
+    def copies(self, key: int) -> bool:
+        """Whether what is assigned to a variable depends on another one of its shape; True where the graph hides it."""
+        if self.concrete is None:
+            return True
+        graph = self.concrete.graph
+        keys = {inner.op.name: id(outer) for outer, inner in graph.captures if outer.dtype == tf.resource}
+        assigned = [
+            op for op in graph.get_operations() if _WRITES.match(op.type) and keys.get(op.inputs[0].op.name) == key
+        ]
+        if not assigned:
+            return True
+        for op in assigned:
+            shape, queue, seen = op.inputs[-1].shape, [t.op for t in op.inputs[1:]], set()
+            while queue:
+                source = queue.pop()
+                if source.name in seen:
+                    continue
+                seen.add(source.name)
+                if source.type in ("PartitionedCall", "StatefulPartitionedCall", "While", "If"):
+                    return True
+                if source.type == "ReadVariableOp":
+                    if keys.get(source.inputs[0].op.name) != key and source.outputs[0].shape == shape:
+                        return True
+                    continue
+                queue += [t.op for t in source.inputs]
+        return False
+
     def says_inference(self, layer: Any) -> bool:
         """Whether the step itself writes `training=False` on every outermost call that holds `layer`."""
         recorder = self.record()
@@ -2818,6 +2898,13 @@ def _code(function: Any) -> types.CodeType | None:
     return getattr(function, "__code__", None)
 
 
+def _is_bound(function: Any) -> bool:
+    """Whether the first parameter of a step's code is an object that outlives the call: a method's, or `__call__`'s."""
+    while isinstance(function, functools.partial) or hasattr(function, "python_function"):
+        function = function.func if isinstance(function, functools.partial) else function.python_function
+    return inspect.ismethod(function) or not inspect.isroutine(function)
+
+
 def _unwrapped(function: Any) -> Any:
     while True:
         if isinstance(function, functools.partial):
@@ -2878,7 +2965,7 @@ def _python_effects(function: Any, depth: int = 0, seen: set[int] | None = None)
             remarks.append(f"reads the one-shot iterator `{name}`")
         elif _own_code(value):
             remarks += _python_effects(value, depth + 1, seen)
-    bound = code.co_varnames[:1] if inspect.ismethod(function) else ()
+    bound = code.co_varnames[:1] if _is_bound(function) else ()
     instructions = list(dis.get_instructions(code))
     loads: dict[tuple[int | None, int | None], dis.Instruction] = {}
     for step in instructions:
@@ -2994,7 +3081,7 @@ class _PythonState:
                 ]
             elif type(item) in (list, dict, set, collections.deque, collections.defaultdict, collections.Counter):
                 self.copies.append((item, item.copy()))
-            elif not _is_graph_object(item) and hasattr(item, "__dict__") and not callable(item):
+            elif not _is_graph_object(item) and hasattr(item, "__dict__") and not inspect.isroutine(item):
                 self.copies.append((item.__dict__, dict(item.__dict__)))
             elif _is_graph_object(item) and isinstance(getattr(item, "__dict__", None), dict):
                 now = {k: v for k, v in item.__dict__.items() if k in stored and type(v) in _PLAIN}

@@ -277,7 +277,7 @@ def figure_clock(fits: dict[str, Any]) -> Drawn:
     return (
         fig,
         "Validation accuracy stays at one half until a small fraction of the initial statistics is left, then rises; "
-        "the article's printed points follow the same clock.",
+        "the article's printed points agree with the same clock.",
         "Different data and momenta, one clock: momentum to the power of updates.",
     )
 
@@ -314,7 +314,7 @@ def figure_learning_phase(phases: dict[str, Any], plain: dict[str, Any]) -> Draw
     fig.legend(handles, names, fontsize=9, loc="outside lower center", ncols=2)
     return (
         fig,
-        "On TensorFlow 1.14 the validation accuracy that fit shows with the setter equals that of the training phase, "
+        "On TensorFlow 1.14 the validation accuracy that fit shows with the setter is near that of the training phase, "
         "while the inference phase is at chance; on 2.0 and 2.15 fit shows the inference phase.",
         "Keras 3 (today) has no setter, so no panel.",
     )
@@ -340,7 +340,7 @@ class Claim:
     @property
     def row(self) -> str:
         """The claim's number in the article's register: C11 for C11a."""
-        return self.id.rstrip("ab")
+        return self.id.rstrip("abc")
 
 
 def still(moves: list[list[float]]) -> bool:
@@ -375,9 +375,8 @@ def judge_c2(r: dict) -> tuple[str, str]:
 
 def judge_c3(r: dict) -> tuple[str, str]:
     run = r["stuck_loop"]
-    # The first 100 steps let a random head settle.
-    loss, gap = worst(run["stuck"]["loss"][100:]), run["stuck_spread"]
-    return verdict(abs(loss - LN2) < 0.01 and gap < 1e-4, f"loss {loss:.3f}, rows differ by {tiny(gap)}")
+    loss, gap = abs(worst(run["stuck"]["loss"]) - LN2), run["stuck_spread"]
+    return verdict(loss < 0.01 and gap < 1e-4, f"loss within {loss:.3f} of ln 2, rows differ by {tiny(gap)}")
 
 
 def judge_c4(r: dict) -> tuple[str, str]:
@@ -388,7 +387,8 @@ def judge_c4(r: dict) -> tuple[str, str]:
 
 def normal(rows: list[list[Any]]) -> bool:
     """Kernels drawn as Glorot's formula says: means and deviations within five standard errors."""
-    return all(abs(mean) < 5 / size**0.5 and abs(std - 1) < 5 / (2 * size) ** 0.5 for _, size, mean, std in rows)
+    # A uniform distribution's sample deviation has a standard error of sqrt(0.2 / n), its mean one of 1 / sqrt(n).
+    return all(abs(mean) < 5 / size**0.5 and abs(std - 1) < 5 * (0.2 / size) ** 0.5 for _, size, mean, std in rows)
 
 
 def judge_c5(r: dict) -> tuple[str, str]:
@@ -425,35 +425,58 @@ def judge_c8(r: dict) -> tuple[str, str]:
     )
 
 
+def moves_or_not(moves: list[list[float]]) -> str:
+    return "the statistics stand still" if still(moves) else "the statistics move"
+
+
 def judge_c9(r: dict) -> tuple[str, str]:
     run = r["subclass"]
     value = run["c9_loop_val_accuracy"]
-    also = "still under fit too" if still(run["c9_fit_moved"]) else "under fit they move"
-    return verdict(value > WORKS and still(run["c9_loop_moved"]), f"accuracy {value:.2f}, statistics still; {also}")
+    evidence = (
+        f"accuracy {value:.2f}; {moves_or_not(run['c9_loop_moved'])}; under fit {moves_or_not(run['c9_fit_moved'])}"
+    )
+    return verdict(value > WORKS and still(run["c9_loop_moved"]), evidence)
 
 
 def judge_c10(r: dict) -> tuple[str, str]:
     run = r["subclass"]
     value, route = run["c10_test_accuracy"], run["c10_default_true"]
     served = route["served"].get("phase", "error")
-    evidence = f"test {value:.2f}, statistics move; its default makes the export serve in the {served} phase"
-    return verdict(value > WORKS and all_moved(run["c10_loop_moved"]), evidence)
+    evidence = f"test {value:.2f}; {moves_or_not(run['c10_loop_moved'])}; its default exports the {served} phase"
+    # The root cause: the phase alone takes the stuck loop from chance to learning.
+    cured = float(np.mean(r["stuck_loop"]["cure"]["accuracy"][280:300])) > WORKS
+    return verdict(value > WORKS and all_moved(run["c10_loop_moved"]) and cured, evidence)
+
+
+NO_SETTER = "no set_learning_phase"
 
 
 def judge_c11a(r: dict) -> tuple[str, str]:
     run = r["learning_phase"]
     if run["setter"] != "exists":
-        return FAILS, "no set_learning_phase"
+        return FAILS, NO_SETTER
     train = float(np.mean(run["loop"]["accuracy"][-20:]))
-    return verdict(train > WORKS and all_moved(run["loop_moved"]), f"training {train:.2f}, statistics move")
+    return verdict(
+        train > WORKS and all_moved(run["loop_moved"]), f"training {train:.2f}; {moves_or_not(run['loop_moved'])}"
+    )
 
 
 def judge_c11b(r: dict) -> tuple[str, str]:
     run = r["learning_phase"]
     if run["setter"] != "exists":
-        return FAILS, "no set_learning_phase"
+        return FAILS, NO_SETTER
+    # The 20 steps of the loop up to step 200 against the epoch of `fit` that holds them: the fifth.
+    loop, fit = float(np.mean(run["loop"]["accuracy"][180:200])), r["scratch_fit"]["fit"]["accuracy"][4]
+    return verdict(loop - fit > 0.1, f"after 200 steps the loop trains at {loop:.2f}, fit at {fit:.2f}")
+
+
+def judge_c11c(r: dict) -> tuple[str, str]:
+    run = r["learning_phase"]
+    if run["setter"] != "exists":
+        return FAILS, NO_SETTER
     shown, real = run["fit"]["val_accuracy"][-1], run["fit_val_accuracy_inference"]
-    evidence = f"validation shows {shown:.2f}; in the inference phase {real:.2f}"
+    steps = 45 * len(run["fit"]["val_accuracy"])
+    evidence = f"after {steps} steps validation shows {shown:.2f}; in the inference phase {real:.2f}"
     faster = shown > r["scratch_fit"]["fit"]["val_accuracy"][-1] + 0.2
     if faster and real < 0.6:
         return OTHERWISE, evidence
@@ -464,37 +487,41 @@ def judge_c12(r: dict) -> tuple[str, str]:
     run = r["learning_phase"]["updates"]
     if "error" in run:
         return FAILS, run["error"]
+    if not run["count"]:
+        return FAILS, "the list is empty"
     ran = [way for way in ("read", "called", "session") if run[way] == "ran"]
-    evidence = f"{run['count']} updates" + (
-        f"; {', '.join(ran)} runs" if ran else "; none can be run" if run["count"] else ""
-    )
-    return verdict(run["count"] > 0 and not run["moved"], evidence)
+    evidence = f"{run['count']} updates; " + (f"{', '.join(ran)} runs" if ran else "none can be run")
+    return verdict(not ran and not run["moved"], evidence)
 
 
 def judge_c13a(r: dict) -> tuple[str, str]:
     run = r["learning_phase"]
     if run["setter"] != "exists":
-        return FAILS, "no set_learning_phase"
+        return FAILS, NO_SETTER
     with_it, without = (float(np.mean(curve["accuracy"])) for curve in (run["fit"], r["scratch_fit"]["fit"]))
-    # Runs from other seeds differ by about 0.05; the article's "one epoch instead of eighteen" would be far above 0.1.
+    # The article's "one epoch instead of eighteen" would be far above 0.1.
     return verdict(with_it - without > 0.1, f"mean training accuracy {with_it:.2f} with it, {without:.2f} without")
 
 
 def judge_c13b(r: dict) -> tuple[str, str]:
-    run = r["learning_phase"]
-    subclass = judge_c10(r)[0] == HOLDS
-    if run["setter"] != "exists":
-        return FAILS, "the subclass works, the setter is gone"
+    run = r["subclass"]
     return verdict(
-        subclass and judge_c11a(r)[0] == HOLDS, f"both work; left on, a test runs in the {run['left_on_phase']} phase"
+        judge_c10(r)[0] == HOLDS, f"test {run['c10_test_accuracy']:.2f}; {moves_or_not(run['c10_loop_moved'])}"
     )
+
+
+def judge_c13c(r: dict) -> tuple[str, str]:
+    run = r["learning_phase"]
+    if run["setter"] != "exists":
+        return FAILS, NO_SETTER
+    evidence = f"switched off, a test runs in the {run['switched_off_phase']} phase; left on, in {run['left_on_phase']}"
+    right = run["switched_off_phase"] == "inference" and not run["switched_off_moves_statistics"]
+    return verdict(judge_c11a(r)[0] == HOLDS and right, evidence)
 
 
 def judge_c14(r: dict) -> tuple[str, str]:
-    says = r["documentation"]["BatchNormalization"]["call it with training=True yourself"]
-    return verdict(
-        not says, "the layer's own documentation says it" if says else "nor does the layer's own documentation"
-    )
+    says = r["documentation"]["BatchNormalization"]["what a call without the argument does"]
+    return verdict(not says, f"the layer's own {'says' if says else 'does not say'} what a call without training does")
 
 
 CLAIMS = (
@@ -525,7 +552,7 @@ CLAIMS = (
     Claim("C8", "<code>fit</code> updates the moving statistics, the loop never does.", "c08-statistics", judge_c8),
     Claim(
         "C9",
-        "A subclass without <code>training</code> trains, but its statistics never move.",
+        "In a loop a subclass without <code>training</code> trains, but its statistics never move.",
         "c09-c10-subclass",
         judge_c9,
     ),
@@ -537,10 +564,13 @@ CLAIMS = (
     ),
     Claim("C11a", "<code>set_learning_phase(True)</code> cures the loop.", "c11-c12-learning-phase", judge_c11a),
     Claim(
-        "C11b",
-        "<code>set_learning_phase(True)</code> makes <code>fit</code> converge in an epoch.",
+        "C11b", "Cured so, the loop converges much faster than <code>fit</code>.", "c11-c12-learning-phase", judge_c11b
+    ),
+    Claim(
+        "C11c",
+        "<code>set_learning_phase(True)</code> makes <code>fit</code> converge in an epoch (of 581 steps) too.",
         "c11-c12-learning-phase",
-        judge_c11b,
+        judge_c11c,
     ),
     Claim(
         "C12",
@@ -554,11 +584,12 @@ CLAIMS = (
         "c11-c12-learning-phase",
         judge_c13a,
     ),
+    Claim("C13b", "Advice: in a loop, a subclass with <code>training</code>.", "c11-c12-learning-phase", judge_c13b),
     Claim(
-        "C13b",
-        "Advice: in a loop, a subclass with <code>training</code>, or the learning phase, switched off for tests.",
+        "C13c",
+        "Advice: or the learning phase, switched off for tests.",
         "c11-c12-learning-phase",
-        judge_c13b,
+        judge_c13c,
     ),
     Claim("C14", "The documentation does not tell you.", "c01-c02-pretrained", judge_c14),
 )

@@ -2,8 +2,8 @@
 # # C1 + C2: pretrained, both ways work
 #
 # **On a pretrained base a loop that never says `training` trains just as well as `fit`.** The statistics came with
-# the weights, and the inference phase only reads them. So the mistake is there from the first line and shows only
-# with `weights=None`. That is also why no tutorial stumbles over it (C14).
+# the weights, and the inference phase only reads them. So the mistake is there from the first line and waits for
+# `weights=None`. That is also why the tutorial that the article started from does not stumble over it (C14).
 #
 # The article (C1, C2): MobileNetV2 with ImageNet weights on cats and dogs, validation 0.98 with `fit`, and "still
 # perfect" with its own loop.
@@ -76,14 +76,22 @@ case.show_table(
 # ## C14: why does nobody tell you?
 #
 # The article asks why the tutorials of its day said nothing. Because their example is this page: pretrained, where
-# nothing goes wrong. And the place where one would look said little: did the documentation that comes with the wheel,
-# `BatchNormalization`'s own, say that outside `fit` one has to call with `training=True`?
+# nothing goes wrong. And the place where one would look said little. Does the documentation that comes with the wheel,
+# `BatchNormalization`'s own, say what the argument does, and what a call without it does?
 
 # %% tags=["draw"]
 docs = {r: case.results(r)["documentation"]["BatchNormalization"] for r in case.RELEASES}
+facts = [fact for fact, answer in docs[case.TODAY].items() if isinstance(answer, bool)]
 case.show_table(
-    ["BatchNormalization's documentation", *map(case.label, docs)],
-    [[fact, *("yes" if docs[r][fact] else "no" for r in docs)] for fact in next(iter(docs.values()))],
+    ["the layer's documentation says", *map(case.label, docs)],
+    [[fact, *("yes" if docs[r][fact] else "no" for r in docs)] for fact in facts],
+)
+
+# %% tags=["draw"]
+first, last = case.RELEASES[0], case.TODAY
+case.say(
+    f"In {case.label(first)}'s words: \"{docs[first]['quote'][0]}.\" In {case.label(last)}'s: "
+    f'"{docs[last]["quote"][0]}."'
 )
 
 # %% [markdown]

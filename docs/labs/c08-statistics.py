@@ -1,9 +1,8 @@
 # %% [markdown]
 # # C8: the statistics, before and after both loops
 #
-# **`fit` moves the statistics of every BatchNormalization layer; the loop that calls `model(x)` moves none.** Nothing
-# else tells the two apart. And a pretrained base works in both, because its statistics are good before the first
-# step.
+# **`fit` moves the statistics of every BatchNormalization layer; the loop that calls `model(x)` moves none.** A
+# pretrained base works in both, because its statistics are good before the first step.
 #
 # The article printed one layer's moving mean and variance before and after (C8) and called the updates by `fit`
 # "oddly slow". Here are all layers.
@@ -100,8 +99,8 @@ case.show_table(
 # `training=True` down as a plain argument and the global phase stays 0. After `fit`, `m(x)` is told what it was told
 # before, on every release.
 #
-# Keras 2 also handed the phase of `fit` to layers that nobody had passed it to; Keras 3 does not, which is what the
-# orange bars show.
+# Keras 2 also handed the phase of `fit` to layers that nobody had passed it to. In Keras 3 a model whose `call` cannot
+# take the phase hands nothing on, which is what the orange bars show.
 
 # %% tags=["draw"]
 case.show(*case.figure_told(case.runs("subclass", live=LIVE)))
@@ -110,8 +109,8 @@ case.show(*case.figure_told(case.runs("subclass", live=LIVE)))
 # ## How does it update the statistics?
 #
 # The second open question. After every batch, `moving = momentum * moving + (1 - momentum) * batch`, as a side effect
-# of calling the layer in the training phase; no other machinery. To show it, the learning rate is 0, so that the
-# weights stand still and the statistics of all batches are known beforehand.
+# of calling the layer in the training phase. Nothing has to be run by hand. To show it, the learning rate is 0, so
+# that the weights stand still and the statistics of all batches are known beforehand.
 
 # %% tags=["draw"]
 case.show(*case.figure_updates(anatomy[newest]))
@@ -125,8 +124,8 @@ case.show_table(
 # %% [markdown]
 # ## "Oddly slow": the variance after 270 updates
 #
-# The moving variance of most layers is on its way from 1 to something close to 0. After *n* updates it can have
-# covered the share 1 − 0.999ⁿ of that way and no more: the upper edge of the right-hand cloud above.
+# The moving variance of the depthwise layers is on its way from 1 to something close to 0. After *n* updates it can
+# have covered the share 1 − 0.999ⁿ of that way and no more: the upper edge of the right-hand cloud above.
 
 # %% tags=["draw"]
 share = 1 - 0.999**updates

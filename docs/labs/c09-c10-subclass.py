@@ -94,8 +94,8 @@ case.show_table(
 
 # %% [markdown]
 # Today the C9 subclass is worse than in the article's time: `fit` used to bring a learning phase of its own along,
-# which reached the layer without any argument. Keras 3 has no such thing. A `call` that cannot be told the phase is
-# told nothing.
+# which reached the layer without any argument. In Keras 3 a model whose `call` cannot take the phase hands nothing
+# on.
 #
 # ## C10: what a default of training=True does
 #
@@ -133,7 +133,7 @@ case.show_table(
 
 # %% [markdown]
 # `predict` is safe: it passes `training=False` itself. `model(x)` is not, and the export is not: it traces `call`
-# with its own default (2.0.0 alone put its learning phase, 0, in place of the default). Let the default be `None` or
+# with its own default (2.0.0's export alone served inference). Let the default be `None` or
 # `False`, and export through an endpoint that says `training=False`:
 # [`export_inference_model`](../recipes/export_inference_model.md).
 #

@@ -51,7 +51,7 @@ left.set_ylabel("training accuracy")
 left.legend(fontsize=9)
 case.show(
     fig,
-    "With the linear head some seeds stay at chance even with training=True; with softmax all seeds learn.",
+    "With the linear head every seed stays near chance even with training=True; with softmax all seeds learn.",
     f"Means of 15 steps, {case.label(newest)}.",
 )
 
@@ -72,8 +72,8 @@ case.show_table(
 )
 
 # %% [markdown]
-# Training accuracy over the last 30 steps. So a reader who copies the listing has a second sufficient cause for C3's
-# symptom, and the cure of the first does not help.
+# Training accuracy over the last 30 steps. So a reader who copies the listing has a second sufficient cause for
+# accuracy at chance, and the cure of the first does not help.
 #
 # Did the article run it? Its own printout says no. It shows predictions that add up to 1 in every row, which a linear
 # head does not give:
@@ -98,8 +98,8 @@ case.show_table(
 )
 
 # %% [markdown]
-# Only a head of one unit on a base that is frozen whole has these numbers: the tutorial's model, not the listing's.
-# It explains the first success (C1): a frozen pretrained base keeps its good statistics in every loop.
+# Only a head of one unit on a base that is frozen whole has these numbers: not the listing's model.
+# It may explain the first success (C1): a frozen pretrained base keeps its good statistics in every loop.
 #
 # As printed it cannot train on the listing's loss: one output for two classes leaves class 1 without a place.
 

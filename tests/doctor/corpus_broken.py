@@ -786,6 +786,25 @@ def optimizer_holds_a_list_from_before() -> Case:  # keras#9522
     return Case(model, FLAT, Y, {"train_step": step}, codes=("PD303",), where="hidden")
 
 
+@case
+def weights_clipped_with_the_frozen_ones() -> Case:  # as a Wasserstein critic does, over too long a list
+    model = small_mlp()
+    model.get_layer("hidden").trainable = False
+    optimizer = keras.optimizers.Adam(1e-3)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x, training=True))
+        gradients = tape.gradient(value, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        for weight in model.weights:
+            if "float" in str(weight.dtype):
+                weight.assign(tf.clip_by_value(weight, -0.1, 0.1))
+
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD303",), where="hidden")
+
+
 # -- PD304: batch mates -----------------------------------------------------------------------------------------------
 
 
@@ -962,6 +981,22 @@ def default_of_call_is_true() -> Case:  # the source article, C10
 
     model = Net()
     return Case(settle(model, FLAT), FLAT, Y, codes=("PD309",), where="eager_default")
+
+
+@case
+def stochastic_depth_that_drops_all_at_inference() -> Case:
+    class DropPath(L.Layer):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.seeds = keras.random.SeedGenerator(0)
+
+        def call(self, x, training=None):
+            if training:
+                return x * tf.cast(keras.random.uniform((tf.shape(x)[0], 1), seed=self.seeds) < 0.8, x.dtype) / 0.8
+            return x * 0.0
+
+    model = keras.Sequential([keras.Input((64,)), L.Dense(16, "relu"), DropPath(name="drop_path"), L.Dense(10)])
+    return Case(model, FLAT, Y, {"train_step": make_step(model)}, codes=("PD307",))
 
 
 # -- PD4: artifacts ---------------------------------------------------------------------------------------------------

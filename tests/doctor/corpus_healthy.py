@@ -624,6 +624,55 @@ def teacher_averaged_by_the_step() -> Case:
 
 
 @case
+def teacher_inside_a_model_that_was_fitted() -> Case:
+    class MeanTeacher(keras.Model):
+        def __init__(self):
+            super().__init__(name="mean_teacher")
+            self.student, self.teacher = small_mlp("student"), small_mlp("teacher")
+            self.teacher.trainable = False
+
+        def call(self, x, training=None):
+            return self.student(x, training=training)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                value = LOGITS(y, self.student(x, training=True))
+            gradients = tape.gradient(value, self.student.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.student.trainable_variables, strict=True))
+            for mine, own in zip(self.teacher.weights, self.student.weights, strict=True):
+                mine.assign(tf.cast(0.9 * tf.cast(mine, tf.float32) + 0.1 * tf.cast(own, tf.float32), mine.dtype))
+            return {"loss": value}
+
+    model = MeanTeacher()
+    settle(model.student, FLAT)
+    model.compile("adam")
+    model.fit(FLAT, Y, verbose=0)
+    return Case(model, FLAT, Y)
+
+
+@case
+def second_pass_whose_statistics_are_put_back() -> Case:  # sharpness-aware minimisation
+    model = settle(small_mlp(dropout=0.0), FLAT)
+    norm, optimizer = model.get_layer("norm"), keras.optimizers.SGD(1e-3)
+
+    @tf.function
+    def step(x, y):
+        for again in (False, True):
+            with tf.GradientTape() as tape:
+                value = LOGITS(y, model(x, training=True))
+            if not again:
+                kept = tf.identity(norm.moving_mean), tf.identity(norm.moving_variance)
+        norm.moving_mean.assign(kept[0])
+        norm.moving_variance.assign(kept[1])
+        optimizer.apply_gradients(
+            zip(tape.gradient(value, model.trainable_variables), model.trainable_variables, strict=True)
+        )
+
+    return Case(model, FLAT, Y, {"train_step": step})
+
+
+@case
 def plain_step_with_float_and_print() -> Case:
     model, optimizer = settle(small_mlp(), FLAT), keras.optimizers.Adam()
 

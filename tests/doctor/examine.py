@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import importlib
 import inspect
 import json
@@ -121,6 +122,7 @@ def examine_applications(options: argparse.Namespace, record: Record) -> None:
             continue
         for state in ("fresh", "trained"):
             library.backend.clear_session()
+            gc.collect()  # Keras 2 keeps the graphs of earlier models alive
             began = time.process_time()
             try:
                 verdict = examine_application(library, name, state)
@@ -153,14 +155,56 @@ def absent(name: str) -> str:
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
         return "" if hasattr(model, "_compiled_trainable_state") else "`compile` records no flags"
-    if name in (
-        "resizing_before_batchnorm",
-        "cropping_inside_a_preprocessing_model",
-        "export_of_a_model_with_resizing",
-    ):
-        default = inspect.signature(keras.layers.Resizing(1, 1).call).parameters.get("training")
-        return "" if default is not None and default.default is True else "Resizing has no leaking default"
+    if name in RECORDED and recorded_phase_holds():
+        return "a recorded phase holds"
+    if name == "frozen_backbone_in_two_stages" and dropout_is_silenced():
+        return "a recorded phase silences the dropout behind it here, and the doctor says so"
+    if name in LEAKING and not leaks(getattr(keras.layers, LEAKING[name])):
+        return f"{LEAKING[name]} leaks no phase"
     return ""
+
+
+RECORDED = (
+    "fine_tuning_with_recorded_false",
+    "monte_carlo_dropout_recorded_true",
+    "recorded_false_two_models_deep",
+    "spatial_dropout_meant_to_stay_on",
+)
+LEAKING = {
+    "resizing_before_batchnorm": "Resizing",
+    "export_of_a_model_with_resizing": "Resizing",
+    "cropping_inside_a_preprocessing_model": "CenterCrop",
+    "augmentation_inside_a_subclass": "RandomFlip",
+}
+
+
+def recorded_phase_holds() -> bool:
+    """Whether a layer recorded with training=False stays in the inference phase when its model is told otherwise."""
+    import keras
+
+    norm, inputs = keras.layers.BatchNormalization(), keras.Input((3,))
+    keras.Model(inputs, norm(inputs, training=False))(np.ones((4, 3)), training=True)
+    return not np.any(norm.moving_mean)
+
+
+def dropout_is_silenced() -> bool:
+    """Whether a Dropout behind a layer recorded with training=False stays off when its model is told to train."""
+    import keras
+
+    inputs = keras.Input((64,))
+    hidden = keras.layers.BatchNormalization()(inputs, training=False)
+    model = keras.Model(inputs, keras.layers.Dropout(0.5)(hidden))
+    return not np.any(np.array(model(np.ones((4, 64)), training=True)) == 0)
+
+
+def leaks(layer: Any) -> bool:
+    """Whether a bare call moves the statistics of the layer behind this one."""
+    import keras
+
+    norm = keras.layers.BatchNormalization()
+    first = layer() if "Random" in layer.__name__ else layer(8, 8)
+    keras.Sequential([keras.Input((8, 8, 1)), first, norm])(np.ones((4, 8, 8, 1)))
+    return bool(np.any(norm.moving_mean))
 
 
 def examine_corpus(options: argparse.Namespace, record: Record) -> None:

@@ -71,7 +71,7 @@ def test_C1_C2_pretrained_works_both_ways(measured):
 def test_C3_stuck_at_chance_with_identical_rows_and_the_cure(measured):
     run = measured["stuck_loop"]
     assert len(run["stuck_moved"]) == 52
-    assert abs(case.worst(run["stuck"]["loss"][100:]) - LN2) < 0.01
+    assert abs(case.worst(run["stuck"]["loss"]) - LN2) < 0.01
     assert run["stuck_spread"] < 1e-4
     assert len({tuple(row) for row in run["stuck_rows"]}) == 1
     assert np.mean(run["cure"]["accuracy"][280:300]) > 0.85
@@ -124,7 +124,9 @@ def test_C7_fit_learns_and_validation_waits(measured):
 def test_C7_the_share_left_is_momentum_to_the_power_of_updates(measured):
     share = np.array(measured["scratch_fit"]["share_left"])
     assert share[-1, 0] >= 135
-    np.testing.assert_allclose(share[:, 1], 0.999 ** share[:, 0], atol=1e-3)
+    # Median, smallest and largest channel: subtracting two float32 numbers of about 1 leaves 1e-6.
+    for column in (1, 2, 3):
+        np.testing.assert_allclose(share[:, column], 0.999 ** share[:, 0], atol=1e-4)
 
 
 def test_C7_momentum_does_not_touch_training(measured):
@@ -217,9 +219,10 @@ def test_C11_on_1_14_fit_validated_in_the_training_phase():
     assert shown[-1] > 0.85
     assert run["fit_val_accuracy_inference"] < 0.6
     assert abs(run["fit_val_accuracy_training"] - run["evaluate_accuracy"]) < 1e-4
-    # 1.14 shuffles the batches that `fit` validates in, and in the training phase an answer depends on its batch.
-    assert abs(run["fit_val_accuracy_training"] - shown[-1]) < 0.03
-    assert run["predict_phase"] == "training"
+    # In the training phase an answer depends on its batch, and `fit` composes its validation batches in its own way:
+    # a dozen of 357 images differ. The inference phase is ten times as far off.
+    assert abs(run["fit_val_accuracy_training"] - shown[-1]) < 0.06
+    assert run["predict_phase"] == run["predict_on_batch_phase"] == "training"
 
 
 @over_releases
@@ -230,7 +233,7 @@ def test_C11_later_releases_validate_in_the_inference_phase():
         assert abs(run["fit_val_accuracy_inference"] - run["fit"]["val_accuracy"][-1]) < 1e-4
         assert abs(run["fit_val_accuracy_inference"] - run["evaluate_accuracy"]) < 1e-4
         assert run["fit_val_accuracy_training"] > 0.85
-        assert run["predict_phase"] == "inference"
+        assert run["predict_phase"] == run["predict_on_batch_phase"] == "inference"
 
 
 @over_releases
@@ -256,9 +259,9 @@ def test_C13_the_setter_does_not_speed_training_up():
 
 
 @over_releases
-def test_C14_the_layers_documentation_says_it_by_2_15():
+def test_C14_the_layers_documentation_says_what_a_plain_call_does_by_2_15():
     says = [
-        case.results(release)["documentation"]["BatchNormalization"]["call it with training=True yourself"]
+        case.results(release)["documentation"]["BatchNormalization"]["what a call without the argument does"]
         for release in case.RELEASES
     ]
     assert says == [False, False, True, True]
@@ -287,6 +290,7 @@ def test_listing_a_frozen_base_from_scratch_stays_at_chance(measured):
     run = measured["listing_frozen"]
     assert case.still(run["frozen_moved"])
     assert max(run["frozen"]["spread"][-20:]) < 1e-4
+    assert abs(np.mean(run["frozen"]["accuracy"][-40:]) - 0.5) < 0.06
 
 
 @over_releases
@@ -301,6 +305,14 @@ def test_listing_training_true_reached_a_frozen_base_while_applications_used_the
 
 
 @over_releases
+def test_C13_switched_off_for_the_test_the_learning_phase_is_right():
+    for release in OLD:
+        run = case.results(release)["learning_phase"]
+        assert run["switched_off_phase"] == "inference"
+        assert not run["switched_off_moves_statistics"]
+
+
+@over_releases
 def test_verdicts():
     """Each word is derived from data; these are the words that the pages' prose relies on."""
     every = {"C1", "C2", "C3", "C4", "C5", "C7", "C8", "C9", "C10"}
@@ -308,9 +320,12 @@ def test_verdicts():
         assert words(claim_id) == [case.HOLDS] * 4, claim_id
     assert words("C6") == [case.OTHERWISE] * 4
     assert words("C11a") == [case.HOLDS] * 3 + [case.FAILS]
-    assert words("C11b") == [case.OTHERWISE] + [case.FAILS] * 3
+    assert words("C11b") == [case.FAILS] * 4
+    assert words("C11c") == [case.OTHERWISE] + [case.FAILS] * 3
+    assert words("C12") == [case.HOLDS] * 2 + [case.FAILS] * 2
     assert words("C13a") == [case.FAILS] * 4
-    assert words("C13b") == [case.HOLDS] * 3 + [case.FAILS]
+    assert words("C13b") == [case.HOLDS] * 4
+    assert words("C13c") == [case.HOLDS] * 3 + [case.FAILS]
     assert words("C14") == [case.HOLDS] * 2 + [case.FAILS] * 2
     assert {claim.row for claim in case.CLAIMS} == {f"C{n}" for n in range(1, 15)}
 
@@ -332,7 +347,8 @@ def test_verdicts_follow_the_data():
     opposite["learning_phase"]["fit_val_accuracy_inference"] = 0.95
     opposite["learning_phase"]["fit"]["accuracy"] = [0.99] * 6
     opposite["learning_phase"]["updates"]["moved"] = True
-    opposite["documentation"]["BatchNormalization"]["call it with training=True yourself"] = True
+    opposite["learning_phase"]["loop"]["accuracy"] = [0.99] * 200
+    opposite["documentation"]["BatchNormalization"]["what a call without the argument does"] = True
     for claim in case.CLAIMS:
         assert claim.judge(opposite)[0] != claim.judge(case.results("1.14.0"))[0], claim.id
 
@@ -363,6 +379,34 @@ def test_every_claim_has_a_lab_section():
     for claim in case.CLAIMS:
         text = (case.ROOT / f"docs/labs/{claim.lab}.py").read_text(encoding="utf-8")
         assert f'"{claim.row}"' in text.split("# ## Verdict")[1], claim.id
+
+
+@pytest.mark.slow
+def test_C1_C2_the_imagenet_path_keeps_the_weights_it_loads(monkeypatch):
+    """Without the download: a base that comes with statistics of its own stands in for `weights="imagenet"`."""
+    experiments, seen = load_experiments(), []
+    made = experiments.mobilenet
+
+    def loaded(units=2, activation="softmax", weights=None, momentum=None):
+        assert weights == "imagenet"
+        model = made(units, activation, None, momentum)
+        norm = experiments.batch_norms(model)[0]
+        norm.moving_mean.assign(norm.moving_mean + 7)
+        return model
+
+    class Loop:
+        def __init__(self, model, forward):
+            self.model = model
+
+        def run(self, *_, **__):
+            seen.append(experiments.statistics(self.model)[0][0][0])
+            return {}
+
+    monkeypatch.setattr(experiments, "mobilenet", loaded)
+    monkeypatch.setattr(experiments, "Loop", Loop)
+    monkeypatch.setattr(experiments, "fit", lambda model, *_: seen.append(experiments.statistics(model)[0][0][0]))
+    experiments.pretrained(experiments.load_digits(), 0, imagenet=True)
+    assert seen == [7, 7]
 
 
 @pytest.mark.slow

@@ -176,6 +176,25 @@ def test_python_side_effects_are_said_and_the_step_is_not_run_unless_insisted_on
     assert any("run all the same" in note for note in notes)
 
 
+def test_a_callable_trainer_is_put_back_and_its_side_effects_are_said():
+    class Trainer:
+        def __init__(self):
+            self.model, self.steps, self.history = net(), 0, []
+            self.step, *_ = closure_step(self.model)
+
+        def __call__(self, x, y):
+            loss = self.step(x, y)
+            self.steps += 1
+            self.history.append(loss)
+            return loss
+
+    trainer = Trainer()
+    diagnosis = diagnose(trainer.model, *batch(), train_step=trainer)
+    assert (trainer.steps, trainer.history) == (0, [])
+    (said,) = [f.message for f in diagnosis.findings if f.code == "PD002"]
+    assert "`self.steps`" in said and "without running it" in said
+
+
 def test_what_is_insisted_on_is_said_before_the_step_runs(capsys, monkeypatch):
     model, history = net(), []
     run, heard = recipe._Step.run, []

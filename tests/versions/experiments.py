@@ -13,6 +13,7 @@ holds them as `images` (n, 8, 8) and `labels` (n,) where scikit-learn is not ins
 import argparse
 import contextlib
 import datetime
+import gc
 import io
 import json
 import os
@@ -94,6 +95,7 @@ def initialise(model, seed):
 def forget_models():
     """TensorFlow 1.14 keeps all models in one graph and copies it for each that is compiled: 3 GB for the second."""
     keras.backend.clear_session()
+    gc.collect()
 
 
 def batches(x, y, steps, seed):
@@ -220,6 +222,11 @@ def moved(before, after):
     ]
 
 
+def still(before, after):
+    """Whether no statistic changed at all."""
+    return max(max(pair) for pair in moved(before, after)) == 0
+
+
 def both_phases(model, x):
     """The model's answers to one batch in each phase, asked for explicitly; its statistics are put back."""
     before = statistics(model)
@@ -281,14 +288,15 @@ def pretrained(digits, seed, steps=250, imagenet=False):
         forget_models()
     # Momentum 0.99: these 250 steps are to the statistics what 2,500 of the article's 11,620 were at 0.999.
     model = mobilenet(weights="imagenet" if imagenet else None, momentum=0.99)
+    if imagenet:
+        learned = model.layers[0].get_weights()
     x, y = enlarge(images[new]), labels[new] % 2
     train, val = (x[:736], y[:736]), (x[736:], y[736:])
     out = {} if imagenet else {"teacher": teacher_curve}
 
     def start():
         initialise(model, seed)
-        if not imagenet:
-            model.layers[0].set_weights(learned)
+        model.layers[0].set_weights(learned)
 
     loop = Loop(model, lambda image: model(image))
     start()
@@ -363,15 +371,15 @@ def initial_weights(model):
 def scratch_fit(digits, seed, epochs=6, long_epochs=16):
     """C6, C7, C8: `fit` from scratch, its lag, what share of the initial statistics is left, and two cures."""
     train, val = odd_or_even(*digits)
-    model = compiled(mobilenet())
-    norms = batch_norms(model)
-    out = {"momentum": sorted({float(layer.momentum) for layer in norms}), "layers": len(norms)}
+    out = {}
 
     # Two runs that differ only in the statistics they start from. The training phase never reads them, so the
     # difference that is left after n batches is the share of the initial value that is left, and nothing else.
     traces = []
     for offset in (0, 1):
-        trace = []
+        trace, model, norms = [], None, None
+        forget_models()
+        model = compiled(mobilenet())  # with an optimizer of its own
         initialise(model, seed)
         put_statistics(model, [(mean + offset, variance + offset) for mean, variance in statistics(model)])
 
@@ -383,6 +391,8 @@ def scratch_fit(digits, seed, epochs=6, long_epochs=16):
         curve = fit(model, train, val, (epochs + 1) // 2 if offset else epochs, seed, watch)
         traces.append(trace)
         if offset == 0:
+            norms = batch_norms(model)
+            out.update(momentum=sorted({float(layer.momentum) for layer in norms}), layers=len(norms))
             out["fit"], out["moved"] = curve, moved(before, statistics(model))
             out["spread"] = spread(model.predict_on_batch(val[0][:BATCH]))
             out["saved"] = attempt(lambda: statistics_after_saving(model))
@@ -396,17 +406,19 @@ def scratch_fit(digits, seed, epochs=6, long_epochs=16):
             put_statistics(model, [(0 * mean, 0 * variance + 1) for mean, variance in lagging])
             answer = model.predict(val[0], verbose=0)
             out["lost"] = {"accuracy": accuracy(answer, val[1]), "spread": spread(answer[:BATCH])}
-    # One number a channel. Threads make the two runs drift apart a little, so: the median, and the middle nine tenths.
+    # One number a channel: the median, the smallest and the largest.
     out["share_left"] = [
-        [a[0]] + [float(np.percentile(b[1] - a[1], p)) for p in (50, 5, 95)] for a, b in zip(*traces)
+        [a[0]] + [float(np.percentile(b[1] - a[1], p)) for p in (50, 0, 100)] for a, b in zip(*traces)
     ]
 
+    model = norms = None
     forget_models()
     quick = compiled(mobilenet(momentum=0.9))
     initialise(quick, seed)
     out["fit_momentum_0.9"] = fit(quick, train, val, epochs, seed)
     if long_epochs:
         # 0.99 forgets in 1 update what 0.999 forgets in 10, so the article's 20 epochs of 581 fit into minutes.
+        quick = None
         forget_models()
         patient = compiled(mobilenet(momentum=0.99))
         initialise(patient, seed)
@@ -643,8 +655,13 @@ def learning_phase(digits, seed, steps=200, epochs=6):
             keep = statistics(model)
             phases = both_phases(model, val[0][:BATCH])
             out["left_on_phase"] = phase_of(model(tf.constant(val[0][:BATCH])), phases)
-            out["left_on_moves_statistics"] = bool(max(max(row) for row in moved(keep, statistics(model))) > 0)
+            out["left_on_moves_statistics"] = not still(keep, statistics(model))
             put_statistics(model, keep)
+            keras.backend.set_learning_phase(False)
+            out["switched_off_phase"] = phase_of(model(tf.constant(val[0][:BATCH])), phases)
+            out["switched_off_moves_statistics"] = not still(keep, statistics(model))
+            out["loop_val_accuracy"] = accuracy(model(tf.constant(val[0])), val[1])
+            keras.backend.set_learning_phase(True)
             reestimate(model, train[0])
             out["loop_val_accuracy_reestimated"] = accuracy(model(tf.constant(val[0]), training=False), val[1])
 
@@ -659,10 +676,11 @@ def learning_phase(digits, seed, steps=200, epochs=6):
                 out["fit_val_accuracy_" + phase] = accuracy(answer, val[1])
             keep = statistics(model)
             batch = both_phases(model, val[0][:BATCH])
-            out["predict_phase"] = phase_of(model.predict_on_batch(val[0][:BATCH]), batch)
+            out["predict_phase"] = phase_of(model.predict(val[0][:BATCH], batch_size=BATCH, verbose=0), batch)
+            out["predict_on_batch_phase"] = phase_of(model.predict_on_batch(val[0][:BATCH]), batch)
             put_statistics(model, keep)
             out["evaluate_accuracy"] = float(model.evaluate(val[0], val[1], batch_size=BATCH, verbose=0)[1])
-            out["evaluate_moves_statistics"] = bool(max(max(row) for row in moved(keep, statistics(model))) > 0)
+            out["evaluate_moves_statistics"] = not still(keep, statistics(model))
         finally:
             keras.backend.set_learning_phase(False)
             keras.backend.clear_session()
@@ -704,7 +722,7 @@ def listing_head(digits, seeds=(0, 1, 2, 3), steps=120, names=("printed", "meant
         for seed in seeds:
             initialise(model, seed)
             curve = loop.run(train[0], train[1], steps, seed)
-            out[name].append({"seed": seed, "loss": curve["loss"], "accuracy": curve["accuracy"]})
+            out[name].append(dict(curve, seed=seed))
     return out
 
 
@@ -745,11 +763,12 @@ def listing_frozen(digits, seed, steps=100):
 def documentation():
     """C14: what the documentation that comes with the release says where a reader would look."""
     layer = keras.layers.BatchNormalization
-    text = " ".join(((layer.__doc__ or "") + (layer.call.__doc__ or "")).split())
+    text = " ".join(((layer.__doc__ or "") + " " + (layer.call.__doc__ or "")).split())
     return {
         "BatchNormalization": {
-            "there are two phases": "training" in text and "inference" in text,
-            "call it with training=True yourself": "argument `training=True`" in text,
+            "what training=True does": "`training=True`" in text,
+            "what a call without the argument does": "(which is the default)" in text,
+            "quote": [sentence for sentence in text.split(". ") if "`training=True`" in sentence][:1],
         }
     }
 
@@ -771,10 +790,18 @@ def experiments(digits, seed, imagenet=False):
     }
 
 
+def keras_version():
+    if hasattr(keras, "__version__"):
+        return keras.__version__
+    import keras as package  # tf.keras of 2.12 to 2.15 does not say
+
+    return package.__version__
+
+
 def about():
     return {
         "tensorflow": tf.__version__,
-        "keras": getattr(keras, "__version__", "?"),
+        "keras": keras_version(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }

@@ -676,6 +676,21 @@ def built_training_true_dropout_predict_active():
     return bool((model.predict(np.ones((4, 64), "float32")) == 0).any())
 
 
+@fact(
+    "dropout_behind_recorded_false_fit_active",
+    GROUP,
+    "`fit` drops in a `Dropout(0.5)` behind `bn(x, training=False)`.",
+)
+def dropout_behind_recorded_false_fit_active():
+    inputs = keras.layers.Input((64,))
+    hidden = keras.layers.BatchNormalization()(inputs, training=False)
+    model = keras.Model(inputs, keras.layers.Dropout(0.5)(hidden))
+    ones = np.ones((4, 64), "float32")
+    model.compile("sgd", "mse")
+    # Without a mask the output is the input but for epsilon; with one, each value is off by 1.
+    return bool(model.fit(ones, ones, verbose=0).history["loss"][0] > 0.1)
+
+
 # --- trainable ---------------------------------------------------------------------------------------------------------
 
 GROUP = "Freezing"
