@@ -673,6 +673,16 @@ def second_pass_whose_statistics_are_put_back() -> Case:  # sharpness-aware mini
 
 
 @case
+def frozen_after_fit_for_a_step_of_ones_own() -> Case:
+    base = settle(small_cnn("backbone", outputs=8), X)
+    model = keras.Sequential([base, L.Dense(10)])
+    model.compile("adam", LOGITS)
+    model.fit(X, Y, verbose=0)
+    base.trainable = False
+    return Case(model, X, Y, {"train_step": make_step(model)})
+
+
+@case
 def plain_step_with_float_and_print() -> Case:
     model, optimizer = settle(small_mlp(), FLAT), keras.optimizers.Adam()
 
