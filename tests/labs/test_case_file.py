@@ -375,6 +375,14 @@ def test_no_measured_number_is_typed_by_hand():
             assert value in settings or value in {round(n, digits) for n in printed}, f"{page.name}: {number}"
 
 
+def test_a_live_lab_measures_on_the_tensorflow_installed():
+    """What `LIVE = True` does in a downloaded notebook, with the quickest of the experiments."""
+    runs = case.runs("documentation", live=True)
+    assert list(runs) == [*case.RELEASES, "live"]
+    assert runs["live"] == case.results()["documentation"]
+    assert case.label("live") == "your TensorFlow"
+
+
 def test_every_claim_has_a_lab_section():
     for claim in case.CLAIMS:
         text = (case.ROOT / f"docs/labs/{claim.lab}.py").read_text(encoding="utf-8")
