@@ -3609,7 +3609,7 @@ def _demo(seed: int) -> None:
         )
         for xb, yb in track(list(batches), description=f"training with {said}"):
             step(xb, yb)
-        predicted = np.argmax(model(x[1400:], training=False), axis=-1)
+        predicted = np.argmax(model.predict(x[1400:], verbose=0), axis=-1)
         diagnosis = diagnose(model, x[1400:1432], y[1400:1432], train_step=step, loss=loss, progress=False)
         print(f"\nstep calls {said}: accuracy on held-out digits {np.mean(predicted == y[1400:]):.2f}")
         print(diagnosis)

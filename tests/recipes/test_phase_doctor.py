@@ -404,3 +404,11 @@ def test_mobilenet_costs_at_most_ten_training_steps_and_twenty_seconds_of_tracin
     running = total * timing["running"] / timing["total"]
     assert running <= 10 * min(spent), (running, spent, timing)
     assert total - running <= 20, (running, spent, timing)
+
+
+@pytest.mark.slow
+def test_the_demo_blames_the_loop_without_the_phase_and_only_that(capsys):
+    recipe.main([])
+    _, without, said = capsys.readouterr().out.split("step calls ")
+    assert without.startswith("model(x):") and "PD301" in without
+    assert said.startswith("model(x, training=True):") and "healthy" in said
