@@ -2490,10 +2490,9 @@ class _Exam:
                 path = statistic.node.path
                 if self.found("PD201", path):
                     continue
-                if better:
+                own_signs = self.trained["any"] or self.found("PD301", path)
+                if better or own_signs:
                     self.report_behind(statistic, measured, size, soft, untrained)
-                elif self.trained["any"] or self.found("PD301", path):
-                    self.report_behind(statistic, measured, size, None, "")
                 else:
                     self.report_behind(statistic, measured, size, "note", " Every freshly initialised network is here.")
         direct = (

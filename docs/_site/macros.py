@@ -52,8 +52,7 @@ def doctor_examined() -> str:
         for part, entry in data.items():
             if not part.startswith(f"{what}@"):
                 continue
-            library = "tf_keras" if part.endswith("tf_keras") else "Keras"
-            where = f"{library} {entry['keras']}, TensorFlow {entry['tensorflow']}"
+            where = f"Keras {entry['keras']}, TensorFlow {entry['tensorflow']}"
             verdicts = entry["verdicts"]
             wrong += [f"- {where}, {n}: {v}" for n, v in verdicts.items() if v.split(":")[0] not in ("ok", "absent")]
 

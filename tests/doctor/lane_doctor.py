@@ -52,13 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     for number, part in enumerate(options.parts, 1):
         print(f"[{number}/{len(options.parts)}] {part}", flush=True)
         what, column = part.split("@")
-        library = "tf_keras" if column.endswith("tf_keras") else "keras"
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "out.json")
             only = ["--only", *options.only] if options.only else []
             extra = ["scikit-learn"] if what == "corpus" else []
             try:
-                arguments = [what, str(out), "--library", library, *only]
+                arguments = [what, str(out), *only]
                 runner.run_in_column(column, HERE / "examine.py", arguments, extra=extra, keep=options.keep)
             except runner.ColumnError as error:
                 print(f"{part} FAILED. {error}", file=sys.stderr)
