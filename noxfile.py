@@ -106,6 +106,13 @@ def fine_tune(session: nox.Session) -> None:
 
 
 @nox.session(python="3.12")
+def figures(session: nox.Session) -> None:
+    """Measure what the pages' figures show; writes docs/figures/."""
+    locked(session)
+    session.run("python", "tests/docs/lane_figures.py", *session.posargs)
+
+
+@nox.session(python="3.12")
 def doctor(session: nox.Session) -> None:
     """Try the doctor on keras.applications and other Keras releases; writes docs/reference/doctor/examined.json."""
     session.install("uv")

@@ -15,8 +15,10 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
+import figures
+
+FIGURE = re.compile(r"^<!-- figure: (?P<name>\w+) -->$", re.MULTILINE)
 FENCE_OF_PROMPTS = re.compile(r"^(?P<indent>[ \t]*)```python\n(?=[ \t]*>>>)", re.MULTILINE)
-LONGEST_SHOWN = 1500
 NOTEBOOK_CODE = re.compile(r'<div class="highlight-ipynb[^"]*"><pre>(?:<span></span>)?(?P<code>.*?)</pre>', re.DOTALL)
 LINK_TO_SOURCE = re.compile(r'href="(?!https?:)(?P<page>[^"#]+)\.(?:md|py)(?P<anchor>#[^"]*)?"')
 NOTEBOOK_STYLE = re.compile(r"<style[^>]*>.*?</style>", re.DOTALL)
@@ -60,26 +62,15 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Put the file at the head of its recipe page, and let Pygments know prompts as prompts."""
+    """Put a download button under a recipe page's title, draw its figure, and let Pygments know prompts as prompts."""
     path = Path(page.file.src_uri)
-    if path.parts[0] == "recipes" and path.stem != "index":
-        title, newline, rest = markdown.partition("\n")
+    if path.parts[0] == "recipes" and (ROOT / "recipes" / f"{path.stem}.py").is_file():
+        title, _, rest = markdown.partition("\n")
         if not title.startswith("# "):
             raise ValueError(f"{path} must open with its title")
-        lines = len((ROOT / "recipes" / f"{path.stem}.py").read_text(encoding="utf-8").splitlines())
-        whole_file = (
-            f'??? abstract "The whole file, to copy ({lines} lines)"\n\n'
-            f'    ```python\n    --8<-- "recipes/{path.stem}.py"\n    ```\n'
-        )
-        if lines > LONGEST_SHOWN:  # highlighted, it would weigh a megabyte
-            whole_file = f"{lines} lines, one file: download it, or open it in your browser.\n"
-        markdown = (
-            f"{title}\n\n"
-            f"[:material-download: {path.stem}.py](files/{path.stem}.py)"
-            f'{{ .md-button .recipe-file download="{path.stem}.py" }}\n\n'
-            f"{whole_file}"
-            f"{newline}{rest}"
-        )
+        button = f"[:material-download: {path.stem}.py](files/{path.stem}.py){{ .md-button .recipe-file download="{path.stem}.py" }}"
+        markdown = f"{title}\n\n{button}\n\n{rest}"
+    markdown = FIGURE.sub(lambda marker: figures.figure(marker["name"]), markdown)
     return FENCE_OF_PROMPTS.sub(r"\g<indent>```pycon\n", markdown)
 
 

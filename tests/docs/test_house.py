@@ -33,7 +33,7 @@ def test_readme_has_exactly_the_two_commands() -> None:
         "recipes/fit_explicit_phase.py",
         "docs/labs/data/2.0.0.json",
         "tests/versions/experiments.py",
-        "docs/_site/casefile.py",
+        "docs/_site/claims.py",
         "a package",
     ],
 )

@@ -1,0 +1,57 @@
+"""Every figure on a page is drawn from data that today's TensorFlow still measures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import figures
+import lane_figures
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKER = re.compile(r"^<!-- figure: (\w+) -->$", re.MULTILINE)
+SHOWN = {name for page in (ROOT / "docs").rglob("*.md") for name in MARKER.findall(page.read_text(encoding="utf-8"))}
+
+
+def test_every_measured_figure_is_shown_and_every_shown_one_is_measured() -> None:
+    assert SHOWN == set(lane_figures.NAMES) == {path.stem for path in lane_figures.FIGURES.glob("*.json")}
+
+
+@pytest.mark.parametrize("name", lane_figures.NAMES)
+def test_a_figure_is_small_says_what_it_shows_and_takes_the_pages_colour(name: str) -> None:
+    drawn = figures.figure(name)
+    assert len(drawn.encode()) < 30_000
+    assert drawn.count('role="img"') == drawn.count("aria-label=") == drawn.count("<svg") > 0
+    assert len(re.findall("<figcaption>(.+?)<small>", drawn)[0]) > 40
+    assert figures.drawing.INK not in drawn and "currentColor" in drawn
+
+
+def shape_of(data: Any) -> Any:
+    """The data with its numbers left out."""
+    if isinstance(data, dict):
+        return {key: shape_of(value) for key, value in data.items() if key not in ("measured", "says", "text")}
+    return [shape_of(value) for value in data] if isinstance(data, list) else isinstance(data, int | float) or data
+
+
+def heights(panel: dict[str, Any]) -> dict[str, float]:
+    """What the eye takes from a panel: the mean of each line or cloud, the height of each bar."""
+    lines = {series["name"]: series.get("values", series.get("y")) for series in panel.get("series", ())}
+    bars = {bar["name"]: [bar["value"]] for bar in panel.get("bars", ())}
+    cells = {"good cells": [cell["role"] == "good" for cell in panel.get("cells", ())] or [0]}
+    return {name: sum(values) / len(values) for name, values in {**lines, **bars, **cells}.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", lane_figures.NAMES)
+def test_today_looks_like_the_figure(name: str) -> None:
+    stored = json.loads((lane_figures.FIGURES / f"{name}.json").read_text(encoding="utf-8"))
+    today = lane_figures.measured(name)
+    assert shape_of(today) == shape_of(stored), f"measure it again: nox -s figures -- {name}"
+    for then, now in zip(stored["panels"], today["panels"], strict=True):
+        low, high = then.get("y", {}).get("range", (0, 1))
+        for what, value in heights(now).items():
+            # A tenth of the axis: other threads and kernels change the third digit, a lost effect changes the picture.
+            assert abs(value - heights(then)[what]) < 0.1 * (high - low), f"{name}: {then['title']}, {what}"
