@@ -68,7 +68,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         title, _, rest = markdown.partition("\n")
         if not title.startswith("# "):
             raise ValueError(f"{path} must open with its title")
-        button = f"[:material-download: {path.stem}.py](files/{path.stem}.py){{ .md-button .recipe-file download="{path.stem}.py" }}"
+        name = f"{path.stem}.py"
+        button = f'[:material-download: {name}](files/{name}){{ .md-button .recipe-file download="{name}" }}'
         markdown = f"{title}\n\n{button}\n\n{rest}"
     markdown = FIGURE.sub(lambda marker: figures.figure(marker["name"]), markdown)
     return FENCE_OF_PROMPTS.sub(r"\g<indent>```pycon\n", markdown)
