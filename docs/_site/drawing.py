@@ -57,7 +57,7 @@ def tiny(value: float) -> str:
 
 
 def svg(figure: Figure, alt: str, key: str = "") -> str:
-    """Return the figure as inline SVG that takes the page's text colour; `key` sets it apart from one with equal `alt`."""
+    """Return the figure as inline SVG in the page's own text colour; `key` tells it from one with equal `alt`."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(figure)

@@ -12,11 +12,11 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 
 import figures
 
+ROOT = Path(__file__).resolve().parents[2]
 FIGURE = re.compile(r"^<!-- figure: (?P<name>\w+) -->$", re.MULTILINE)
 FENCE_OF_PROMPTS = re.compile(r"^(?P<indent>[ \t]*)```python\n(?=[ \t]*>>>)", re.MULTILINE)
 NOTEBOOK_CODE = re.compile(r'<div class="highlight-ipynb[^"]*"><pre>(?:<span></span>)?(?P<code>.*?)</pre>', re.DOTALL)
@@ -31,7 +31,6 @@ def lab_digest() -> str:
     for package in sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}):
         digest.update(package.encode())
     sources = [
-        *(ROOT / "recipes").glob("*.py"),
         *(ROOT / "docs/labs").rglob("*"),
         *(ROOT / "tests/versions").glob("*.py"),
         *(ROOT / "docs/_site").glob("*.py"),

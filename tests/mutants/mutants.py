@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "recipes"
 PHASE_WORDS = {"training", "trainable"}
 TIMEOUT = 900  # seconds for one round of a recipe's tests
 UPDATES = {"assign", "assign_add", "assign_sub", "set_weights"}
@@ -105,6 +106,13 @@ def mutants(source: str) -> list[Mutant]:
     return sorted(found, key=lambda mutant: mutant.line)
 
 
+def sources() -> dict[str, list[Path]]:
+    """Return every recipe's files by its name: one, or those of a package."""
+    found = {path.stem: [path] for path in sorted(RECIPES.glob("*.py"))}
+    packages = (path.parent for path in sorted(RECIPES.glob("*/__init__.py")))
+    return found | {package.name: sorted(package.rglob("*.py")) for package in packages}
+
+
 def copy_of_the_project(folder: Path) -> Path:
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -117,17 +125,19 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
-def killed(project: Path, slug: str, mutant: Mutant | None) -> bool:
+def killed(project: Path, slug: str, file: Path, mutant: Mutant | None) -> bool:
     """Whether the recipe's own tests or page turn red; quick tests first, the slow ones only for a survivor."""
-    recipe = project / "recipes" / f"{slug}.py"
+    recipe = project / file.relative_to(ROOT)
+    tests = [f"tests/recipes/test_{slug}.py", f"docs/recipes/{slug}.md"]
+    tests += ["tests/doctor"] if slug == "phase_doctor" else []
     original = recipe.read_bytes()
     if mutant:
         recipe.write_text(mutant.source, encoding="utf-8")
     try:
         for marker in ("not slow", "slow"):
             done = subprocess.run(
-                [sys.executable, "-B", "-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider", "-m", marker,
-                 f"tests/recipes/test_{slug}.py", f"docs/recipes/{slug}.md"],
+                [sys.executable, "-B", "-m", "pytest", "-n0", "-x", "-q", "-p", "no:cacheprovider",
+                 "-m", marker, *tests],
                 cwd=project, capture_output=True, text=True, timeout=TIMEOUT,
             )  # fmt: skip
             if done.returncode not in (0, 5):  # 5: no test carries the marker
@@ -145,17 +155,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     options = parser.parse_args(argv)
-    known = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+    known = sources()
     if unknown := set(options.slugs) - set(known):
         parser.error(f"no recipe named {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     work = [
-        (slug, mutant)
+        (slug, file, mutant)
         for slug in options.slugs or known
-        for mutant in mutants((ROOT / "recipes" / f"{slug}.py").read_text(encoding="utf-8"))
+        for file in known[slug]
+        for mutant in mutants(file.read_text(encoding="utf-8"))
     ]
     if options.list:
-        for slug, mutant in work:
-            print(f"{slug}.py:{mutant.line}: {mutant.what}")
+        for _, file, mutant in work:
+            print(f"{file.relative_to(RECIPES)}:{mutant.line}: {mutant.what}")
         print(len(work), "mutants")
         return 0
 
@@ -168,24 +179,22 @@ def main(argv: list[str] | None = None) -> int:
                 here.project = copy_of_the_project(Path(tempfile.mkdtemp(dir=folder)))
             return here.project
 
-        def run(item: tuple[str, Mutant | None]) -> bool:
+        def run(item: tuple[str, Path, Mutant | None]) -> bool:
             return killed(project(), *item)
 
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            clean = [(slug, None) for slug in dict.fromkeys(slug for slug, _ in work)]
-            for (slug, _), red in zip(clean, pool.map(run, clean), strict=True):
+            clean = [(slug, known[slug][0], None) for slug in dict.fromkeys(slug for slug, _, _ in work)]
+            for (slug, _, _), red in zip(clean, pool.map(run, clean), strict=True):
                 if red:
                     print(f"{slug}: its tests are red before anything is broken")
                     return 2
             survivors = []
-            for number, ((slug, mutant), red) in enumerate(zip(work, pool.map(run, work), strict=True), 1):
-                print(
-                    f"[{number}/{len(work)}, {time.monotonic() - started:.0f} s] {'killed  ' if red else 'SURVIVED'} "
-                    f"{slug}.py:{mutant.line}: {mutant.what}",
-                    flush=True,
-                )
+            for number, ((_, file, mutant), red) in enumerate(zip(work, pool.map(run, work), strict=True), 1):
+                place = f"{file.relative_to(RECIPES)}:{mutant.line}: {mutant.what}"
+                spent = time.monotonic() - started
+                print(f"[{number}/{len(work)}, {spent:.0f} s] {'killed  ' if red else 'SURVIVED'} {place}", flush=True)
                 if not red:
-                    survivors.append(f"{slug}.py:{mutant.line}: {mutant.what}")
+                    survivors.append(place)
     print(f"{len(work) - len(survivors)} of {len(work)} mutants killed, {len(survivors)} survived")
     for line in survivors:
         print("  survived:", line)
