@@ -6,10 +6,11 @@ import json
 
 import keras
 import numpy as np
-import phase_doctor as recipe
 import pytest
 import tensorflow as tf
-from phase_doctor import CannotExamine, assert_healthy, diagnose
+from phase_doctor import CannotExamine, assert_healthy, cli, diagnose, noise
+from phase_doctor.clock import Clock
+from phase_doctor.step import Step
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -95,14 +96,14 @@ def test_state_comes_back_after_an_exception_too(monkeypatch, error):
     step, optimizer, metric = closure_step(model)
     losses(step, 1)
     before = values(model, optimizer, metric)
-    run, taken = recipe._Step.run, []
+    run, taken = Step.run, []
 
     def strike(self):
         run(self)
         taken.append(values(model, optimizer, metric) != before)
         raise error("stopped by the test")
 
-    monkeypatch.setattr(recipe._Step, "run", strike)
+    monkeypatch.setattr(Step, "run", strike)
     if error is KeyboardInterrupt:
         with pytest.raises(KeyboardInterrupt):
             diagnose(model, *batch(), train_step=step)
@@ -197,13 +198,13 @@ def test_a_callable_trainer_is_put_back_and_its_side_effects_are_said():
 
 def test_what_is_insisted_on_is_said_before_the_step_runs(capsys, monkeypatch):
     model, history = net(), []
-    run, heard = recipe._Step.run, []
+    run, heard = Step.run, []
 
     def listen(self):
         heard.append(capsys.readouterr().err)
         run(self)
 
-    monkeypatch.setattr(recipe._Step, "run", listen)
+    monkeypatch.setattr(Step, "run", listen)
     diagnose(model, *batch(), train_step=plain_step(model, lambda: history.append(1)), insist=True)
     assert "about to run train_step" in heard[0] and "history.append" in heard[0]
 
@@ -341,21 +342,21 @@ def test_the_command_line_answers_by_exit_status(tmp_path, capsys):
     model.save(tmp_path / "broken.keras")
     np.save(tmp_path / "x.npy", x)
     data = ["--data", str(tmp_path / "x.npy")]
-    assert recipe.main([str(tmp_path / "healthy.keras"), *data]) == 0
-    assert recipe.main([str(tmp_path / "broken.keras"), *data, "--json"]) == 1
+    assert cli.main([str(tmp_path / "healthy.keras"), *data]) == 0
+    assert cli.main([str(tmp_path / "broken.keras"), *data, "--json"]) == 1
     out = capsys.readouterr().out
     assert json.loads(out[out.index("{") :])["codes"] == ["PD203"]
-    assert recipe.main([str(tmp_path / "missing.keras")]) == 2
+    assert cli.main([str(tmp_path / "missing.keras")]) == 2
     # Without data, noise stands in, and a trained model is not blamed for being unlike it.
-    assert recipe.main([str(tmp_path / "trained.keras"), "--json"]) == 0
+    assert cli.main([str(tmp_path / "trained.keras"), "--json"]) == 0
     out = capsys.readouterr().out
     notes = json.loads(out[out.index("{") :])["findings"]
     assert {"PD202", "PD002"} <= {note["code"] for note in notes}
-    assert recipe.main([str(tmp_path / "healthy.keras"), "--data", str(tmp_path / "missing.npy")]) == 2
+    assert cli.main([str(tmp_path / "healthy.keras"), "--data", str(tmp_path / "missing.npy")]) == 2
 
 
 def test_progress_is_said_after_two_seconds_only(capsys):
-    clock = recipe._Clock(show=True)
+    clock = Clock(show=True)
     clock.stage("early")
     assert capsys.readouterr().err == ""
     clock.start -= 3
@@ -367,10 +368,10 @@ def test_limits_are_the_quantiles_that_the_docstrings_state():
     # Scipy comes with scikit-learn; the recipe itself does without.
     from scipy import stats
 
-    assert stats.f.isf(1e-3, 5, 5) == pytest.approx(recipe.F_LIMIT**2, rel=1e-3)
-    assert stats.t.sf(recipe.ROUNDING_SIGMAS, 3) == pytest.approx(1e-5, rel=0.01)
+    assert stats.f.isf(1e-3, 5, 5) == pytest.approx(noise.F_LIMIT**2, rel=1e-3)
+    assert stats.t.sf(noise.ROUNDING_SIGMAS, 3) == pytest.approx(1e-5, rel=0.01)
     for freedom in (15, 31, 63):
-        assert recipe._t_limit(1e-6, freedom) == pytest.approx(stats.t.isf(5e-7, freedom), rel=0.03)
+        assert noise.t_limit(1e-6, freedom) == pytest.approx(stats.t.isf(5e-7, freedom), rel=0.03)
 
 
 @pytest.mark.slow
@@ -408,7 +409,7 @@ def test_mobilenet_costs_at_most_ten_training_steps_and_twenty_seconds_of_tracin
 
 @pytest.mark.slow
 def test_the_demo_blames_the_loop_without_the_phase_and_only_that(capsys):
-    recipe.main([])
+    cli.main([])
     _, without, said = capsys.readouterr().out.split("step calls ")
     assert without.startswith("model(x):") and "PD301" in without
     assert said.startswith("model(x, training=True):") and "healthy" in said

@@ -1,0 +1,142 @@
+"""What is found and how it is told: findings, a diagnosis, its table and its JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .rules import RULES
+
+# Number of the JSON's layout; it grows when a key changes its meaning or goes.
+SCHEMA = 1
+
+
+class CannotExamine(ValueError):
+    """The doctor was handed something it cannot examine; the message says what to hand it instead."""
+
+
+@dataclasses.dataclass
+class Finding:
+    """One fault, or one remark.
+
+    Attributes:
+        code: Stable rule code, such as `"PD301"`.
+        severity: `"error"`, `"warning"` or `"note"`.
+        where: Path of the layer (`"backbone/bn1"`), or None when the whole model is meant.
+        message: One sentence about this model.
+        evidence: The measured numbers behind the message.
+        cure: What to do.
+        recipe: Slug of the Phasebook recipe that shows the cure, or None.
+        caused_by: Code of the root finding that explains this one, or None.
+    """
+
+    code: str
+    severity: str
+    where: str | None
+    message: str
+    evidence: dict[str, Any] = dataclasses.field(default_factory=dict)
+    cure: str = ""
+    recipe: str | None = None
+    caused_by: str | None = None
+
+
+@dataclasses.dataclass
+class Diagnosis:
+    """What `diagnose` found, root causes first.
+
+    Attributes:
+        findings: Every `Finding`, errors, warnings and notes.
+        timing: Seconds spent: `"tracing"` is the doctor's own graph building, `"running"` the rest.
+        versions: TensorFlow and Keras release examined.
+        model: Name of the examined model.
+    """
+
+    findings: list[Finding]
+    timing: dict[str, float]
+    versions: dict[str, str]
+    model: str
+
+    @property
+    def ok(self) -> bool:
+        """True when no finding is an error or a warning."""
+        return not self.codes
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Codes of errors and warnings, each once, root causes first."""
+        return tuple(
+            dict.fromkeys(f.code for f in self.findings if f.severity != "note")
+        )
+
+    def add_note(self, message: str) -> None:
+        """Says what was not examined (PD002)."""
+        self.findings.append(
+            Finding("PD002", "note", None, message, cure=RULES["PD002"][2])
+        )
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The whole diagnosis as a JSON object; numbers that are not finite become strings."""
+        body = {
+            "schema": SCHEMA,
+            "ok": self.ok,
+            "codes": self.codes,
+            "model": self.model,
+            "versions": self.versions,
+        }
+        findings = [dataclasses.asdict(finding) for finding in self.findings]
+        return json.dumps(
+            plain({**body, "timing": self.timing, "findings": findings}), indent=indent
+        )
+
+    def __str__(self) -> str:
+        groups: dict[tuple[str, str, str | None], list[Finding]] = {}
+        for finding in self.findings:
+            # Fifty layers with one fault are one row.
+            kind = re.sub(
+                r"[\d.]+(e[+-]?\d+)?",
+                "#",
+                finding.message.replace(repr(finding.where), "@"),
+            )
+            groups.setdefault((finding.code, finding.severity, kind), []).append(
+                finding
+            )
+        faults = sum(f.severity != "note" for f in self.findings)
+        releases = ", ".join(
+            f"{name} {version}" for name, version in self.versions.items()
+        )
+        lines = [
+            f"{self.model}: {'healthy' if self.ok else f'{faults} findings'} ({releases})"
+        ]
+        for members in groups.values():
+            first, more = members[0], len(members) - 1
+            where = (first.where or "whole model") + (
+                f" and {more} more" if more else ""
+            )
+            cause = f"  (caused by {first.caused_by})" if first.caused_by else ""
+            lines.append(f"{first.code}  {first.severity:<7}  {where}{cause}")
+            lines.append(f"       {first.message}")
+            if first.severity != "note":
+                lines.append(
+                    f"       cure: {first.cure}"
+                    + (f" [{first.recipe}]" if first.recipe else "")
+                )
+        return "\n".join(lines)
+
+
+def plain(value: Any) -> Any:
+    """JSON-ready copy: NumPy numbers become Python ones, NaN and infinity become strings."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
