@@ -9,6 +9,7 @@ from typing import Any
 from .report import Diagnosis
 
 
+# --8<-- [start:diagnose]
 def diagnose(
     model: Any,
     x: Any,

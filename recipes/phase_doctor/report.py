@@ -21,6 +21,7 @@ class CannotExamine(ValueError):
     """The doctor was handed something it cannot examine; the message says what to hand it instead."""
 
 
+# --8<-- [start:diagnosis]
 @dataclasses.dataclass
 class Finding:
     """One fault, or one remark.
@@ -127,6 +128,9 @@ class Diagnosis:
                     + (f" [{first.recipe}]" if first.recipe else "")
                 )
         return "\n".join(lines)
+
+
+# --8<-- [end:diagnosis]
 
 
 def plain(value: Any) -> Any:

@@ -16,7 +16,8 @@ by_slug = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
 def test_file_page_and_test_share_one_name() -> None:
-    files = {path.stem for path in RECIPES}
+    packages = {path.parent.name for path in (ROOT / "recipes").glob("*/__init__.py")}
+    files = {path.stem for path in RECIPES} | packages
     pages = {path.stem for path in (ROOT / "docs/recipes").glob("*.md")} - {"index"}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/recipes").glob("test_*.py")} - {"contract"}
     assert files == pages == tests
