@@ -8,7 +8,8 @@
 
 A column is one pair of TensorFlow and Keras, and its id says which: `2.15.1` is that TensorFlow with the Keras it
 resolves to, `2.19.1+keras3.5.0` names another Keras, `2.21.0+tf_keras` is Keras 2 beside a newer TensorFlow. The id of
-a release that COLUMNS does not list works too. `rc` and `nightly` are the newest release candidate and nightly.
+a release that COLUMNS does not list works too. `rc` and `nightly` are the newest release candidate and nightly,
+`keras-nightly` is the newest Keras alone on the newest released TensorFlow.
 
 Each environment is made by uv in a temporary folder, with a download cache of its own, and removed after use, so that
 the disk never holds more than one TensorFlow a job. Nothing here imports TensorFlow; Python 3.11 or newer runs it.
@@ -111,7 +112,7 @@ def parse(column: str) -> tuple[str, str | None, bool]:
     if not match:
         raise ColumnError(
             f"{column!r} is not a column id. Write a TensorFlow release (2.15.1), one with a Keras release "
-            "(2.19.1+keras3.5.0) or with tf_keras (2.21.0+tf_keras), or rc, or nightly."
+            "(2.19.1+keras3.5.0) or with tf_keras (2.21.0+tf_keras), or rc, nightly or keras-nightly."
         )
     return match[1], match[2], bool(match[3])
 
@@ -127,6 +128,8 @@ def requirements(column: str) -> tuple[str, list[str]]:
         return "3.13", ["tf-nightly"]
     if column == "rc":
         return "3.13", [f"tensorflow{cpu}>=0.0.dev0"]
+    if column == "keras-nightly":
+        return "3.13", [f"tensorflow{cpu}>=2.16", "keras-nightly"]
     tensorflow, keras, tf_keras = parse(column)
     minor = tuple(int(part) for part in tensorflow.split(".")[:2])
     name = f"tensorflow{cpu}" if minor >= (2, 1) else "tensorflow"
@@ -179,13 +182,15 @@ def environment(column: str, extra: Sequence[str] = (), keep: Path | None = None
     """Make the environment of a column and yield its Python; remove it afterwards.
 
     Args:
-        column: a column id, `rc` or `nightly`.
+        column: a column id, `rc`, `nightly` or `keras-nightly`.
         extra: further requirements, such as "scikit-learn".
         keep: a folder for environments that stay, and are used again when they are there.
     """
     version, wanted = requirements(column)
     wanted = [*wanted, *extra]
-    prerelease = ["--prerelease", "allow"] if re.search(r"rc|nightly|dev", column + "".join(wanted)) else []
+    # keras-nightly has no release, so it needs no leave; TensorFlow beside it is to be one.
+    unreleased = re.search(r"rc|nightly|dev", column + "".join(wanted)) and column != "keras-nightly"
+    prerelease = ["--prerelease", "allow"] if unreleased else []
     with tempfile.TemporaryDirectory(prefix="phasebook-") as folder:
         place = Path(folder) / "env"
         cache = ["--cache-dir", str(Path(folder) / "cache")]
@@ -198,6 +203,11 @@ def environment(column: str, extra: Sequence[str] = (), keep: Path | None = None
         if not done.exists():
             shutil.rmtree(place, ignore_errors=True)
             call([*uv(), "venv", "--quiet", "--python", interpreter(version), str(place), *cache])
+            if any(name.startswith("keras-nightly") for name in wanted):
+                # It lies in the folder of keras, which a released TensorFlow asks for: keras is not installed then.
+                overrides = Path(folder) / "overrides.txt"
+                overrides.write_text("keras; python_version < '0'\n")
+                wanted = [*wanted, "--overrides", str(overrides)]
             call([*uv(), "pip", "install", "--quiet", "--python", str(python), *cache, *prerelease, *wanted])
             # The environment links or copies what it needs, so the downloads can go before the script runs.
             shutil.rmtree(Path(folder) / "cache", ignore_errors=True)
@@ -233,7 +243,7 @@ def run_in_column(
     """Run a script with the Python of a column. It must run on that column's Python (3.7 up to TensorFlow 2.11).
 
     Args:
-        column: a column id, `rc` or `nightly`.
+        column: a column id, `rc`, `nightly` or `keras-nightly`.
         script: path of the script; its folder is the first entry of its `sys.path`, as always.
         args: its command line arguments. The working folder is the caller's.
         out: a file that receives the script's standard output, only when it ends well. None: printed.

@@ -338,6 +338,7 @@ def test_pins_are_those_that_old_releases_still_work_with() -> None:
     assert "numpy<2" in pins("2.11.1") and "numpy<2" not in pins("2.12.1")
     assert "keras==3.5.0" in pins("2.19.1+keras3.5.0")
     assert "keras-nightly==3.16.0.dev" in pins("2.22.0rc0")
+    assert "keras-nightly" in runner.requirements("keras-nightly")[1]
     assert "tf_keras==2.21.0" in pins("2.21.0+tf_keras")
 
 
