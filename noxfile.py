@@ -9,7 +9,7 @@ nox.options.sessions = ["lint", "tests"]
 PYTHONS = ["3.11", "3.12", "3.13"]
 # Pages and data show what the pinned release answers; the recipes' tests hold on others. The doctor has its own lane.
 BEHAVIOUR = ["tests/recipes"]
-GROUPS = ["demo", "export", "legacy", "docs", "test"]
+GROUPS = ["tensorflow", "demo", "export", "legacy", "docs", "test"]
 
 
 def install_unlocked(session: nox.Session, *first: str) -> None:

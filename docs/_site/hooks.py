@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import shutil
 import sys
+import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import figures
 
 ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "recipes"
 FIGURE = re.compile(r"^<!-- figure: (?P<name>\w+) -->$", re.MULTILINE)
 FENCE_OF_PROMPTS = re.compile(r"^(?P<indent>[ \t]*)```python\n(?=[ \t]*>>>)", re.MULTILINE)
 NOTEBOOK_CODE = re.compile(r'<div class="highlight-ipynb[^"]*"><pre>(?:<span></span>)?(?P<code>.*?)</pre>', re.DOTALL)
@@ -52,10 +55,23 @@ def on_config(config: Any) -> Any:
     return config
 
 
+def archive(package: Path) -> bytes:
+    """Return a package's files as a zip that holds the folder to copy; the same bytes whenever it is made."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as folder:
+        for path in sorted(package.rglob("*.py")):
+            entry = zipfile.ZipInfo(path.relative_to(package.parent).as_posix())
+            folder.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return file.getvalue()
+
+
 def on_files(files: Files, config: Any) -> Files:
-    """Serve every recipe's exact bytes, and the probes', for download."""
-    for recipe in sorted((ROOT / "recipes").glob("*.py")):
-        files.append(File.generated(config, f"recipes/files/{recipe.name}", abs_src_path=str(recipe)))
+    """Serve every recipe's exact bytes for download, a package's as an archive too, and the probes'."""
+    for path in sorted(RECIPES.rglob("*.py")):
+        name = path.relative_to(RECIPES).as_posix()
+        files.append(File.generated(config, f"recipes/files/{name}", abs_src_path=str(path)))
+    for package in sorted(path.parent for path in RECIPES.glob("*/__init__.py")):
+        files.append(File.generated(config, f"recipes/files/{package.name}.zip", content=archive(package)))
     files.append(File.generated(config, "reference/probes.py", abs_src_path=str(ROOT / "tests/versions/probes.py")))
     return files
 
@@ -63,11 +79,11 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Put a download button under a recipe page's title, draw its figure, and let Pygments know prompts as prompts."""
     path = Path(page.file.src_uri)
-    if path.parts[0] == "recipes" and (ROOT / "recipes" / f"{path.stem}.py").is_file():
+    name = f"{path.stem}.zip" if (RECIPES / path.stem).is_dir() else f"{path.stem}.py"
+    if files.get_file_from_path(f"recipes/files/{name}") and path.parts[0] == "recipes":
         title, _, rest = markdown.partition("\n")
         if not title.startswith("# "):
             raise ValueError(f"{path} must open with its title")
-        name = f"{path.stem}.py"
         button = f'[:material-download: {name}](files/{name}){{ .md-button .recipe-file download="{name}" }}'
         markdown = f"{title}\n\n{button}\n\n{rest}"
     markdown = FIGURE.sub(lambda marker: figures.figure(marker["name"]), markdown)

@@ -70,7 +70,7 @@ def test_the_lock_satisfies_pyproject() -> None:
     for name, version in re.findall(r"^([\w.-]+)==(\S+)", LOCK, re.MULTILINE):
         locked.setdefault(name.lower().replace("_", "-"), []).append(version)
     groups = project["dependency-groups"]
-    wanted = project["project"]["dependencies"] + [r for name, group in groups.items() if name != "dev" for r in group]
+    wanted = [requirement for name, group in groups.items() if name != "dev" for requirement in group]
     for line in wanted:
         requirement = Requirement(line)
         versions = locked.get(requirement.name.lower().replace("_", "-"), [])

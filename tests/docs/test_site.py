@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -122,8 +123,14 @@ def test_no_page_carries_the_notebook_plugins_half_megabyte(site: Path) -> None:
 
 
 def test_every_recipe_can_be_downloaded_byte_for_byte(site: Path) -> None:
-    for recipe in (ROOT / "recipes").glob("*.py"):
-        assert (site / "recipes/files" / recipe.name).read_bytes() == recipe.read_bytes()
+    recipes = ROOT / "recipes"
+    for path in recipes.rglob("*.py"):
+        assert (site / "recipes/files" / path.relative_to(recipes)).read_bytes() == path.read_bytes()
+    with zipfile.ZipFile(site / "recipes/files/phase_doctor.zip") as folder:
+        packed = {name: folder.read(name) for name in folder.namelist()}
+    assert packed == {
+        path.relative_to(recipes).as_posix(): path.read_bytes() for path in (recipes / "phase_doctor").rglob("*.py")
+    }
 
 
 @pytest.fixture(scope="module")
