@@ -364,7 +364,13 @@ def _progress(enabled: bool) -> Any:
     if not enabled:
         return contextlib.nullcontext()
     try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
     except ImportError as error:
         raise ImportError("the progress bar needs rich: `pip install rich`, or pass progress=False") from error
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -15,6 +15,7 @@ import numpy as np
 from . import __version__
 from .interface import diagnose
 from .report import CannotExamine
+from .rules import RULES
 
 # Without --data noise stands in, which is unlike any data of a good model's.
 NOISE_IS_NO_DATA = ("PD202", "PD307", "PD308")
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"could not examine: {error}", file=sys.stderr)
         return 2
     if lenient:
-        diagnosis.add_note(NOISE)
+        diagnosis.findings.append(RULES["PD002"].finding(None, NOISE))
     print(diagnosis.to_json() if options.json else diagnosis)
     if any(f.code == "PD001" for f in diagnosis.findings):
         return 2

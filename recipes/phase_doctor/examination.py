@@ -54,9 +54,10 @@ from .reach import PythonState, reachable_variables
 from .recorder import Call, Recorder, same_within
 from .report import CannotExamine, Diagnosis, Finding
 from .routes import Route, Statistic, inner_functions, numbers_of, traces_of
-from .rules import CAUSES, GLOBAL, ORDER, RULES
+from .rules import RULES
 from .step import Step
 from .variables import Snapshot, handle_of, same_bits, tf_variables
+from .verdict import CAUSES, GLOBAL, ORDER
 
 
 class Exam:
@@ -105,14 +106,14 @@ class Exam:
         severity: str | None = None,
         **evidence: Any,
     ) -> None:
-        _, usual, cure, recipe = RULES[code]
+
         if any(
             f.code == code and f.where == where and f.message == message
             for f in self.findings
         ):
             return
         self.findings.append(
-            Finding(code, severity or usual, where, message, evidence, cure, recipe)
+            RULES[code].finding(where, message, severity, None, **evidence)
         )
 
     def found(self, code: str, where: str | None = "any") -> bool:
@@ -1773,7 +1774,7 @@ class Exam:
                 finding.code, finding.severity, finding.cure = (
                     "PD002",
                     "note",
-                    RULES["PD002"][2],
+                    RULES["PD002"].cures["read-the-message"].text,
                 )
                 finding.message += f". {advice}"
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from .rules import RULES
-
 # Number of the JSON's layout; it grows when a key changes its meaning or goes.
 SCHEMA = 1
 
@@ -34,6 +32,7 @@ class Finding:
         evidence: The measured numbers behind the message.
         cure: What to do.
         recipe: Slug of the Phasebook recipe that shows the cure, or None.
+        cure_id: Stable name of the cure, such as `"compile-again"`.
         caused_by: Code of the root finding that explains this one, or None.
     """
 
@@ -44,6 +43,7 @@ class Finding:
     evidence: dict[str, Any] = dataclasses.field(default_factory=dict)
     cure: str = ""
     recipe: str | None = None
+    cure_id: str = ""
     caused_by: str | None = None
 
 
@@ -73,12 +73,6 @@ class Diagnosis:
         """Codes of errors and warnings, each once, root causes first."""
         return tuple(
             dict.fromkeys(f.code for f in self.findings if f.severity != "note")
-        )
-
-    def add_note(self, message: str) -> None:
-        """Says what was not examined (PD002)."""
-        self.findings.append(
-            Finding("PD002", "note", None, message, cure=RULES["PD002"][2])
         )
 
     def to_json(self, indent: int | None = 2) -> str:

@@ -1,0 +1,48 @@
+"""PD102: a recorded `training=` is ignored
+
+**What it does.** Finds `training=` recorded in a Functional graph and compares it with
+what the layers get when the model is told the other phase.
+
+**Why it is bad.** `base(inputs, training=False)` reads as if the backbone's statistics
+were safe.
+On Keras 3.0 to 3.15 `fit` overrides it; on later releases and on Keras 2 it holds, and
+the rule stays silent.
+A recorded value equal to the layer's own default cannot be told from no value, and is
+not judged.
+
+```python
+def fine_tuned(freeze):
+    base = fresh(keras.layers.Dense(6), keras.layers.BatchNormalization())
+    if freeze:
+        for layer in base.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    base.name = "backbone"
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, keras.layers.Dense(3)(base(inputs, training=False)))
+
+
+ignored = keras.__version__ < "3.16" and keras.__version__[:2] == "3."
+```
+
+```python
+>>> ("PD102" in diagnose(fine_tuned(freeze=False), x, y).codes) == ignored
+True
+>>> diagnose(fine_tuned(freeze=True), x, y).codes
+()
+```
+"""
+
+from ..rule import Cure, Rule
+
+RULE = Rule(
+    "PD102",
+    "a recorded `training=` is ignored by this Keras",
+    "error",
+    Cure(
+        "freeze-by-trainable",
+        "Set `trainable = False` on each BatchNormalization before `compile`, or call "
+        "it in a subclass's `call`.",
+        "fine_tune_frozen_batchnorm",
+    ),
+)

@@ -1,0 +1,47 @@
+"""PD105: `trainable` changed after `compile`
+
+**What it does.** Compares the flags of now with those that `compile` and the optimizer
+saw, and reads which variables the already traced training function writes.
+A step handed in that goes by the flags of now makes it a note: the compiled function is
+not what trains.
+<!-- tests/doctor/corpus_healthy.py: frozen_after_fit_for_a_step_of_ones_own -->
+
+**Why it is bad.** The traced function keeps the old flags: what was frozen moves, what
+was unfrozen does not learn.
+On older releases, where `compile` records no flags, the doctor can tell only once the
+optimizer was built.
+The classic GAN recipe (compile the discriminator, freeze it, compile the GAN) fails
+this way on Keras 3.
+
+```python
+def compiled(again):
+    model = fresh(keras.layers.Dense(6, name="body"), keras.layers.Dense(3))
+    model.compile("sgd", loss)
+    model.fit(x, y, verbose=0)
+    model.get_layer("body").trainable = False
+    if again:
+        model.compile("sgd", loss)
+    return model
+```
+
+```python
+>>> finding = diagnose(compiled(again=False), x, y).findings[0]
+>>> finding.code, finding.where
+('PD105', 'body')
+>>> diagnose(compiled(again=True), x, y).codes
+()
+```
+"""
+
+from ..rule import Cure, Rule
+
+RULE = Rule(
+    "PD105",
+    "`trainable` changed after `compile`",
+    "error",
+    Cure(
+        "compile-again",
+        "Call `compile` again after every change of `trainable`.",
+        "fine_tune_frozen_batchnorm",
+    ),
+)

@@ -1,0 +1,31 @@
+"""PD201: untouched since initialisation
+
+**What it does.** Reports statistics exactly at their initial values where gamma or beta
+is not; for a layer without either, where the optimizer has taken steps.
+
+**Why it is bad.** Inference normalises with mean 0 and variance 1, which the weights
+have never seen.
+It happens in loops without `training=True`, and with checkpoints of
+`trainable_variables` only.
+
+```python
+>>> diagnose(train(0.9, 10, training=False), x, y).codes[0]
+'PD201'
+>>> diagnose(train(0.5, 40), x, y).codes
+()
+```
+"""
+
+from ..rule import Cure, Rule
+
+RULE = Rule(
+    "PD201",
+    "statistics untouched since initialisation though weights were trained",
+    "error",
+    Cure(
+        "train-in-the-training-phase",
+        "Call `model(x, training=True)` in the train step; save and restore all of "
+        "`model.weights`.",
+        "functional_learning_phase",
+    ),
+)

@@ -1,0 +1,47 @@
+"""PD307: constant inference
+
+**What it does.** Compares how much the output varies over the batch with moving
+statistics and with the batch's own.
+It reports a variation below sampling noise where the batch's own statistics give one
+far above it.
+Where training draws at random, two training runs have to tell the samples apart alike.
+<!-- tests/doctor/corpus_broken.py: stochastic_depth_that_drops_all_at_inference -->
+
+**Why it is bad.** Every prediction is the same, whatever the input.
+
+```python
+def scaled(variance):
+    # Its inputs are small numbers; the moving variance fits or does not.
+
+    norm = keras.layers.BatchNormalization(name="norm")
+    model = keras.Sequential([keras.Input((8,)), norm, keras.layers.Dense(3)])
+    norm.beta.assign(norm.beta + 0.1)  # a sign of training
+    norm.moving_mean.assign(small.mean(0))
+    norm.moving_variance.assign(np.full(8, variance, "float32"))
+    return model
+
+
+small = (x - 3) * 0.001
+```
+
+```python
+>>> "PD307" in diagnose(scaled(100.0), small).codes
+True
+>>> diagnose(scaled(small.var()), small).codes
+()
+```
+"""
+
+from ..rule import Cure, Rule
+
+RULE = Rule(
+    "PD307",
+    "inference output constant though training output is not",
+    "error",
+    Cure(
+        "repair-the-statistics",
+        "Repair the moving statistics: update them while training, or re-estimate "
+        "them.",
+        "functional_learning_phase",
+    ),
+)

@@ -1,0 +1,44 @@
+"""PD308: the phases disagree
+
+**What it does.** Compares both phases on one batch with what other batch mates and
+dropout masks change anyway.
+It reports both losses when it knows a loss, else how far the outputs lie apart.
+
+**Why it is bad.** What you validate is another function than the one you train.
+
+```python
+class Drop(keras.layers.Layer):
+    # Keeps a fifth of the signal in training; the fixed one scales inference alike.
+
+    def __init__(self, scale, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, inputs, training=None):
+        return inputs * (0.2 if training else self.scale)
+```
+
+```python
+>>> finding = diagnose(net(Drop(1.0, name="drop")), x, y, loss=loss).findings[0]
+>>> finding.code, finding.where, sorted(finding.evidence)[-4:-2]
+('PD308', 'drop', ['rms_noise', 'spread_inference'])
+>>> finding.evidence["loss_inference"] != finding.evidence["loss_training"]
+True
+>>> diagnose(net(Drop(0.2)), x, y, loss=loss).codes
+()
+```
+"""
+
+from ..rule import Cure, Rule
+
+RULE = Rule(
+    "PD308",
+    "the two phases disagree far beyond noise",
+    "warning",
+    Cure(
+        "repair-statistics-or-layer",
+        "Repair the moving statistics, or the layer that behaves differently in the "
+        "two phases.",
+        "fit_explicit_phase",
+    ),
+)
