@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(Path(__file__).parent))
 
 import figures
+import search
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -79,6 +80,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Put a download button under a recipe page's title, draw its figure, and let Pygments know prompts as prompts."""
     path = Path(page.file.src_uri)
+    page.meta["search"] = search.settings(page)
+    markdown += search.other_words(page)
     name = f"{path.stem}.zip" if (RECIPES / path.stem).is_dir() else f"{path.stem}.py"
     if files.get_file_from_path(f"recipes/files/{name}") and path.parts[0] == "recipes":
         title, _, rest = markdown.partition("\n")
@@ -88,6 +91,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         markdown = f"{title}\n\n{button}\n\n{rest}"
     markdown = FIGURE.sub(lambda marker: figures.figure(marker["name"]), markdown)
     return FENCE_OF_PROMPTS.sub(r"\g<indent>```pycon\n", markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    return search.leave_files_out(html)
+
+
+def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:
+    """Runs after the search plugin's own."""
+    search.complete(config.plugins["material/search"].search_index.entries, page)
+    return context
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:

@@ -309,7 +309,7 @@ def matrix_changes(data: dict | None = None) -> str:
                 items.append(f"<li><details><summary>{summary}</summary><ul>{inner}</ul></details></li>")
         parts.append(
             f"### {step_title(before, after)} {{ #to-{slug(after['id'])} }}\n\n"
-            f'<ul class="mx-changes">{"".join(items)}</ul>\n'
+            f'<div class="mx-changes" data-search-exclude="yes"><ul>{"".join(items)}</ul></div>\n'
         )
     return "\n".join(parts)
 
@@ -402,7 +402,8 @@ def matrix_page(data: dict | None = None) -> str:
         '<output aria-live="polite"></output></form>'
     )
     return (
-        f'{controls}<div class="mx-scroll" tabindex="0" role="region" aria-label="Version matrix">'
+        f'{controls}<div class="mx-scroll" tabindex="0" role="region" aria-label="Version matrix"'
+        ' data-search-exclude="yes">'
         f'<table class="mx"><thead><tr><th scope="col">Fact</th>{"".join(heads)}</tr></thead>'
         f"{''.join(bodies)}</table></div>\n"
     )
