@@ -1,8 +1,6 @@
-"""The guide's `training=False` drifts on Keras 3.0 to 3.15; each layer's own flag keeps its statistics on all."""
+"""A recorded `training=False` goes wrong on every Keras 3, one way or the other; each layer's own flag holds on all."""
 
-import importlib.util
 import json
-from pathlib import Path
 from typing import Any
 
 import fine_tune_frozen_batchnorm as recipe
@@ -11,301 +9,277 @@ import lane_fine_tune as lane
 import numpy as np
 import pytest
 import tensorflow as tf
+from releases import on_this_release
 
-BACKBONE = ["bn_1", "bn_2", "bn_3"]
-# Keras 3.16 honours a phase that a Functional graph has recorded; 3.0 to 3.15 let `fit` override it.
-FIT_OVERRIDES = tuple(int(part) for part in keras.__version__.split(".")[:2]) < (3, 16)
+PAGE = lane.DATA.parents[3] / "docs/recipes/fine_tune_frozen_batchnorm.md"
+layers = keras.layers
 
 
 @pytest.fixture(scope="module")
 def data() -> tuple[np.ndarray, np.ndarray]:
-    x, y, _, _ = recipe.new_task(64, seed=0)
+    x, y, _, _ = lane.new_task(32, seed=0)
     return x, y
 
 
-def with_normalised_head(backbone: Any, recipe: Any = recipe) -> Any:
+def small(name: str = "backbone") -> Any:
+    """Two blocks: half the tracing of the recipe's backbone."""
+    x = inputs = keras.Input((8, 8, 1))
+    for number in (1, 2):
+        x = layers.Conv2D(4, 3, name=f"conv_{number}")(x)
+        x = layers.BatchNormalization(name=f"bn_{number}")(x)
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name=name)
+
+
+def headed(backbone: Any, flat: bool = False, **phase: Any) -> Any:
     """A head with a BatchNormalization of its own, which is meant to train."""
-    keras = recipe.keras
-    inputs = keras.Input((8, 8, 1))
-    x = keras.layers.BatchNormalization(name="head_bn")(backbone(inputs))
-    return keras.Model(inputs, keras.layers.Dense(5, activation="softmax")(x))
+    inputs = backbone.input if flat else keras.Input((8, 8, 1))
+    x = backbone.output if flat else backbone(inputs, **phase)
+    return keras.Model(inputs, layers.Dense(5)(layers.BatchNormalization(name="head_bn")(x)))
 
 
-def moved(before: dict[str, np.ndarray], model: Any) -> set[str]:
-    return {path for path, change in recipe.drift(before, model).items() if change != 0}
+def fit(model: Any, data: Any, compile_first: bool = True) -> None:
+    if compile_first:
+        model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*data, batch_size=32, verbose=0)
+
+
+def statistics(layers_: Any) -> dict[str, np.ndarray]:
+    return {n.name: np.stack([n.moving_mean.numpy(), n.moving_variance.numpy()]) for n in recipe.batchnorms(layers_)}
+
+
+def moved(before: dict[str, np.ndarray], model: Any) -> list[str]:
+    return sorted(name for name, now in statistics(model).items() if not np.array_equal(now, before[name]))
 
 
 def flags(model: Any) -> dict[str, bool]:
-    return {path: layer.trainable for path, layer in recipe.batchnorm_layers(model).items()}
+    return {part.name: part.trainable for part in recipe.parts(model) if part.weights}
 
 
-def compiled(model: Any, learning_rate: float = 1e-3) -> Any:
-    model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
-    return model
+# In fit
 
 
-# The pitfall
+def test_pitfall_a_recorded_false_is_overridden_by_fit_or_silences_the_head(data: Any) -> None:
+    model = headed(small(), training=False)
+    before = statistics(model)
+    fit(model, data)
+    overridden = on_this_release("built_base_training_false_fit_updates")
+    # The cell asks a Dropout behind it; a BatchNormalization, whose phase shows in one step, goes by the same rule.
+    head_trains = on_this_release("dropout_behind_recorded_false_fit_active")
+    assert moved(before, model) == ["bn_1", "bn_2"] * overridden + ["head_bn"] * head_trains
+    assert not (head_trains and not overridden), "a release on which the guide's model is right: tell the page"
+    if overridden:
+        # One step at momentum 0.99 goes a hundredth of the way from 1 to the variance of the batch.
+        change = np.abs(statistics(model)["bn_1"][1] - before["bn_1"][1])
+        assert np.all((change > 0.001) & (change < 0.01))
 
 
-def test_documented_training_false_is_overridden_by_fit_until_keras_3_16(data: Any) -> None:
-    backbone = recipe.small_backbone()
-    model = recipe.documented_model(backbone, 5)
-    recorded = next(layer for layer in model.get_config()["layers"] if layer["name"] == "backbone")["inbound_nodes"]
-    assert recorded[0]["kwargs"]["training"] is False, "the guide's line is in the graph"
+def test_cure_both_stages_keep_every_statistic_to_the_bit_and_train_the_rest(data: Any) -> None:
+    backbone = small()
+    model = headed(backbone)
+    start, weights = statistics(model), backbone.get_weights()
+    recipe.freeze(model, backbone)
+    fit(model, data)
+    assert all(np.array_equal(a, b) for a, b in zip(backbone.get_weights(), weights, strict=True))
+    assert moved(start, model) == ["head_bn"], "the head's own layer trains"
 
-    before = recipe.statistics(backbone)
-    model(data[0])
-    assert moved(before, backbone) == set(), "a bare call honours it on every version"
-    recipe.compile_and_fit(model, 1e-3, *data, epochs=1)
-    assert moved(before, backbone) == (set(BACKBONE) if FIT_OVERRIDES else set())
-
-
-def test_reloading_the_documented_model_does_not_help(data: Any, tmp_path: Path) -> None:
-    compiled(recipe.documented_model(recipe.small_backbone(), 5)).save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    before = recipe.statistics(again)
-    again.fit(*data, verbose=0)
-    assert moved(before, again) == ({f"backbone/{name}" for name in BACKBONE} if FIT_OVERRIDES else set())
+    head = statistics(model)
+    recipe.unfreeze(model, backbone, start="conv_2")
+    fit(model, data)
+    assert moved(start, backbone) == [] and moved(head, model) == ["head_bn"]
+    kernels = [not np.array_equal(backbone.get_layer(f"conv_{n}").kernel, weights[6 * n - 6]) for n in (1, 2)]
+    assert kernels == [False, True], "fine-tuning starts at conv_2"
+    bn = backbone.get_layer("bn_2")
+    assert np.all(bn.gamma.numpy() == 1) and np.all(bn.beta.numpy() == 0), "gamma and beta rest, too"
 
 
-# The cure
+def test_pitfall_a_flag_set_after_fit_waits_for_compile_and_cure_fit_refuses_until_then(data: Any) -> None:
+    backbone = small()
+    model = headed(backbone)
+    fit(model, data)
+    before = statistics(backbone)
+    for norm in recipe.batchnorms(backbone):
+        norm.trainable = False
+    fit(model, data, compile_first=False)
+    assert moved(before, backbone) == ["bn_1", "bn_2"] * on_this_release("frozen_after_fit_updates")
+
+    for change in (recipe.freeze, recipe.unfreeze):
+        change(model, backbone)
+        for run in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match=r"You must call `compile\(\)`"):
+                run(*data, verbose=0)
+        model.compile("sgd", "sparse_categorical_crossentropy")
 
 
-def test_both_stages_keep_every_statistic_to_the_bit_and_still_train(data: Any) -> None:
-    backbone = recipe.small_backbone()
-    model = with_normalised_head(backbone)
-    start = recipe.statistics(model)
-    kernels = [backbone.get_layer(f"conv_{n}").kernel.numpy() for n in (1, 2, 3)]
-
-    recipe.train_head(model, backbone, *data, epochs=2)
-    assert [recipe.drift(start, model)[f"backbone/{name}"] for name in BACKBONE] == [0.0, 0.0, 0.0]
-    assert moved(start, model) == {"head_bn"}, "a new head's own layer trains"
-    assert all(np.array_equal(backbone.get_layer(f"conv_{n + 1}").kernel.numpy(), k) for n, k in enumerate(kernels))
-
-    head = recipe.statistics(model)
-    recipe.fine_tune(model, backbone, *data, start="conv_2", learning_rate=1e-3, epochs=2)
-    assert [recipe.drift(start, model)[f"backbone/{name}"] for name in BACKBONE] == [0.0, 0.0, 0.0]
-    assert moved(head, model) == {"head_bn"}
-    changed = [not np.array_equal(backbone.get_layer(f"conv_{n + 1}").kernel.numpy(), k) for n, k in enumerate(kernels)]
-    assert changed == [False, True, True], "fine-tuning starts at conv_2"
-    bn = backbone.get_layer("bn_3")
-    assert np.all(bn.gamma.numpy() == 1) and np.all(bn.beta.numpy() == 0), "gamma and beta rest too"
+# Which layers
 
 
-def test_reload_keeps_the_flags_and_clone_model_keeps_them_on_fresh_statistics(data: Any, tmp_path: Path) -> None:
-    backbone = recipe.small_backbone()
-    model = recipe.add_head(backbone, 5)
-    for layer in recipe.batchnorm_layers(model).values():
-        layer.moving_mean.assign(layer.moving_mean + 3)
-    recipe.unfreeze(backbone)
-    compiled(model).save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    before = recipe.statistics(again)
-    assert set(flags(again).values()) == {False} and before["backbone/bn_1"][0].min() == 3
-    again.fit(*data, verbose=0)
-    assert moved(before, again) == set()
-
-    clone = keras.models.clone_model(backbone)
-    assert set(flags(clone).values()) == {False}
-    assert recipe.statistics(clone)["bn_1"].tolist() == [[0.0] * 16, [1.0] * 16], "frozen at mean 0 and variance 1"
-    clone.set_weights(backbone.get_weights())
-    assert recipe.statistics(clone)["bn_1"][0].min() == 3
-
-
-# Order
-
-
-def test_a_parent_set_back_to_trainable_undoes_the_freeze() -> None:
-    backbone = recipe.small_backbone()
+def test_pitfall_a_line_for_the_whole_undoes_the_freeze_of_the_parts_or_does_nothing() -> None:
+    backbone = small()
     backbone.trainable = False
-    recipe.freeze_batchnorm(backbone)
+    backbone.get_layer("bn_1").trainable = False
     backbone.trainable = True
-    assert set(flags(backbone).values()) == {True}
-    with pytest.raises(RuntimeError, match="3 BatchNormalization layers would train: backbone/bn_1, backbone/bn_2"):
-        recipe.require_frozen_batchnorm(recipe.add_head(backbone, 5))
-
-
-def test_a_flag_set_after_the_first_fit_waits_for_compile_and_the_callback_tells(data: Any) -> None:
-    backbone = recipe.small_backbone()
-    model = compiled(recipe.add_head(backbone, 5))
-    model.fit(*data, verbose=0)
-    recipe.freeze_batchnorm(backbone)
-    recipe.require_frozen_batchnorm(model)  # flags alone do not show it
-    before = recipe.statistics(model)
-    with pytest.raises(RuntimeError, match=r"backbone/bn_1, backbone/bn_2, backbone/bn_3 moved .*Compile again"):
-        model.fit(*data, verbose=0, callbacks=[recipe.KeepStatistics()])
-    assert moved(before, model) == set(), "put back"
-    model.fit(*data, verbose=0)
-    assert moved(before, model) == {f"backbone/{name}" for name in BACKBONE}
-
-    before = recipe.statistics(model)
-    compiled(model).fit(*data, verbose=0, callbacks=[recipe.KeepStatistics()])
-    assert moved(before, model) == set()
-
-
-def test_keras_3_skips_trainable_true_on_a_model_that_is_true_already() -> None:
-    backbone = recipe.small_backbone()
+    assert flags(backbone)["bn_1"] is True, "set on the model, set on every layer inside"
     backbone.get_layer("conv_1").trainable = False
     backbone.trainable = True
-    assert backbone.get_layer("conv_1").trainable is False
-    recipe.unfreeze(backbone)
-    assert backbone.get_layer("conv_1").trainable is True and set(flags(backbone).values()) == {False}
+    assert flags(backbone)["conv_1"] is False, "True already: Keras 3 leaves the layers as they are"
 
 
-# The helpers
+@pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
+@pytest.mark.parametrize("as_list", [False, True], ids=["model", "list"])
+def test_cure_every_flag_of_the_backbone_is_set_and_the_head_left_alone(flat: bool, as_list: bool) -> None:
+    base = small()
+    model = headed(base, flat)
+    backbone = base.layers if as_list else base
+    head = {"head_bn": True, model.layers[-1].name: True}
+    stage_one = dict.fromkeys(["backbone"] * (not flat) + ["conv_1", "bn_1", "conv_2", "bn_2"], False)
+    stage_two = {"conv_1": True, "bn_1": False, "conv_2": True, "bn_2": False}
+    if not flat:
+        stage_two["backbone"] = True
+    if as_list and not flat:  # the container is not in the list, and its flag is True throughout
+        stage_one["backbone"] = True
+
+    for _ in range(2):
+        recipe.freeze(model, backbone)
+        assert {k: v for k, v in flags(model).items() if k != model.name} == {**stage_one, **head}
+        # What Keras would skip: the container says False already, and a layer inside does not.
+        base.get_layer("conv_1").trainable = True
+        recipe.freeze(model, backbone)
+        assert flags(model)["conv_1"] is False
+        recipe.unfreeze(model, backbone)
+        assert {k: v for k, v in flags(model).items() if k != model.name} == {**stage_two, **head}
+        base.get_layer("conv_1").trainable = False
+        recipe.unfreeze(model, backbone)
+        assert flags(model)["conv_1"] is True
+        recipe.unfreeze(model, backbone, start="conv_2")
+        assert flags(model)["conv_1"] is False and flags(model)["conv_2"] is True and flags(base)["bn_2"] is False
+    before = statistics(model)
+    model(np.ones((4, 8, 8, 1), "float32"), training=True)
+    assert moved(before, model) == ["head_bn"]
 
 
-def test_layers_are_found_by_path_in_nested_models_wrappers_and_once_when_shared() -> None:
-    class Block(keras.layers.Layer):
+def test_cure_reaches_nested_models_wrappers_lists_and_shared_layers() -> None:
+    class Block(layers.Layer):
         def __init__(self) -> None:
             super().__init__(name="block")
-            self.parts = [keras.layers.BatchNormalization(name="in_a_list")]
+            self.parts = [layers.BatchNormalization(name="in_a_list")]
 
         def call(self, x: Any) -> Any:
             return self.parts[0](x)
 
-    class Mine(keras.layers.BatchNormalization):
+    class Mine(layers.BatchNormalization):
         pass
 
-    shared = keras.layers.BatchNormalization(name="shared")
+    shared = layers.BatchNormalization(name="shared")
     inner = keras.Sequential([keras.Input((3, 2)), Mine(name="mine")], name="inner")
     x = inputs = keras.Input((3, 2))
-    for layer in (shared, inner, keras.layers.TimeDistributed(shared, name="over_time"), Block()):
+    for layer in (shared, inner, layers.TimeDistributed(shared, name="over_time"), Block()):
         x = layer(x)
-    model = keras.Model(inputs, x)
-    assert sorted(recipe.batchnorm_layers(model)) == ["block/in_a_list", "inner/mine", "shared"]
-    assert sorted(recipe.freeze_batchnorm(model)) == ["block/in_a_list", "inner/mine", "shared"]
-    assert set(flags(model).values()) == {False}
+    backbone = keras.Model(inputs, x)
+    model = keras.Sequential([backbone, layers.BatchNormalization(name="head_bn")])
+    recipe.unfreeze(model, backbone)
+    trains = {norm.name: norm.trainable for norm in recipe.batchnorms(model)}
+    assert trains == {"shared": False, "mine": False, "in_a_list": False, "head_bn": True}
 
 
-def test_allow_takes_a_path_or_a_sub_model_and_refuses_what_matches_nothing() -> None:
-    model = with_normalised_head(recipe.small_backbone())
-    with pytest.raises(RuntimeError, match="3 BatchNormalization layers would train: backbone/bn_1"):
-        recipe.require_frozen_batchnorm(model, allow=["head_bn"])
-    with pytest.raises(RuntimeError, match="1 BatchNormalization layers would train: head_bn"):
-        recipe.require_frozen_batchnorm(model, allow=["backbone"])
-    recipe.require_frozen_batchnorm(model, allow=["backbone", "head_bn"])
-    with pytest.raises(ValueError, match=r"allow names no BatchNormalization: \['back'\]"):
-        recipe.require_frozen_batchnorm(model, allow=["back"])
+def test_cure_the_flags_survive_saving_and_cloning_and_pitfall_a_clone_has_fresh_statistics(tmp_path: Any) -> None:
+    backbone = small()
+    model = headed(backbone)
+    for norm in recipe.batchnorms(model):
+        norm.moving_mean.assign(norm.moving_mean + 3)
+    recipe.unfreeze(model, backbone)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    frozen = {"bn_1": False, "bn_2": False, "head_bn": True}
+    assert {norm.name: norm.trainable for norm in recipe.batchnorms(again)} == frozen
+    assert moved(statistics(model), again) == []
+    clone = keras.models.clone_model(backbone)
+    assert {norm.trainable for norm in recipe.batchnorms(clone)} == {False}
+    assert statistics(clone)["bn_1"].tolist() == [[0.0] * 4, [1.0] * 4], "frozen at mean 0 and variance 1"
 
 
-def test_a_wrong_start_is_refused_before_anything_changes() -> None:
-    backbone = recipe.small_backbone()
-    backbone.trainable = False
-    with pytest.raises(ValueError, match=r"no layer 'conv_9' to start from.*conv_3"):
-        recipe.unfreeze(backbone, "conv_9")
-    assert not any(layer.trainable for layer in backbone.layers)
+# Refusals
 
 
-def test_an_unbuilt_layer_is_named() -> None:
-    with pytest.raises(ValueError, match="bn is not built yet"):
-        recipe.statistics(keras.Sequential([keras.layers.BatchNormalization(name="bn")]))
+def test_what_cannot_be_told_is_refused_before_anything_changes() -> None:
+    backbone = small()
+    model = headed(backbone, flat=True)
+    model.compile("sgd", "mse")
+    before = flags(model)
+    for whole in (model, model.layers):
+        for stage in (recipe.freeze, recipe.unfreeze):
+            with pytest.raises(ValueError, match="the backbone is all of the model, so a BatchNormalization of the"):
+                stage(model, whole)
+    with pytest.raises(ValueError, match="the backbone is not a part of the model"):
+        recipe.unfreeze(model, small("another"))
+    with pytest.raises(ValueError, match=r"no layer 'conv_9' to start from among: .*conv_2"):
+        recipe.unfreeze(model, backbone, start="conv_9")
+    assert flags(model) == before and model.compiled
+    siamese = keras.Sequential([keras.Input((8, 8, 1)), small(), layers.UnitNormalization()])
+    recipe.unfreeze(siamese, siamese.layers[-2])  # a head without weights is a head
 
 
 # A loop of one's own
 
 
-class Restless(keras.layers.BatchNormalization):
-    """Moves in every phase, whatever its flag says."""
-
-    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        self.moving_mean.assign(self.moving_mean + 1)
-        return super().call(inputs, training=training)
-
-
-def test_two_stages_in_a_loop_keep_every_statistic_and_train_the_rest(data: Any) -> None:
-    backbone = recipe.small_backbone()
-    model = with_normalised_head(backbone)
-    before, kernel = recipe.statistics(model), backbone.get_layer("conv_1").kernel.numpy()
-    batches = tf.data.Dataset.from_tensor_slices(data).batch(32)
-    recipe.two_stages_in_a_loop(model, backbone, batches, epochs=(1, 1), learning_rates=(1e-2, 1e-3))
-    assert [recipe.drift(before, model)[f"backbone/{name}"] for name in BACKBONE] == [0.0, 0.0, 0.0]
-    # Only a step in the training phase moves the head's; after 4 updates 0.99**4 of the initial variance is left.
-    assert moved(before, model) == {"head_bn"}
-    assert recipe.statistics(model)["head_bn"][1].min() == pytest.approx(0.99**4, abs=0.01)
-    assert not np.array_equal(backbone.get_layer("conv_1").kernel.numpy(), kernel)
-
-
-def test_a_step_keeps_the_flags_of_its_first_call(data: Any) -> None:
-    backbone = recipe.small_backbone()
-    model = recipe.add_head(backbone, 5)
-    loss = keras.losses.SparseCategoricalCrossentropy()
-    step = recipe.make_train_step(model, keras.optimizers.Adam(), loss)
+def test_pitfall_a_step_keeps_the_flags_of_its_first_call_and_cure_a_new_one_reads_them(data: Any) -> None:
+    backbone = small()
+    model = headed(backbone)
+    kernel = backbone.get_layer("conv_1").kernel.numpy()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    step = recipe.make_train_step(model, keras.optimizers.SGD(0.1), loss)
     step(*data)
-    before = recipe.statistics(backbone)
-    recipe.freeze_batchnorm(backbone)
+    before = statistics(model)
+    recipe.unfreeze(model, backbone)
     step(*data)
-    assert moved(before, backbone) == set(BACKBONE)
-    before = recipe.statistics(backbone)
-    recipe.make_train_step(model, keras.optimizers.Adam(), loss)(*data)
-    assert moved(before, backbone) == set()
+    assert moved(before, model) == ["bn_1", "bn_2", "head_bn"]
+
+    before = statistics(model)
+    recipe.make_train_step(model, keras.optimizers.SGD(0.1), loss)(*data)
+    assert moved(before, model) == ["head_bn"], "only a step in the training phase moves the head's"
+    assert not np.array_equal(backbone.get_layer("conv_1").kernel, kernel)
 
 
-def test_statistics_that_move_without_a_flag_stop_the_loop_and_fit(data: Any) -> None:
-    x = inputs = keras.Input((8, 8, 1))
-    x = keras.layers.GlobalAveragePooling2D()(Restless(name="restless")(x))
-    backbone = keras.Model(inputs, x, name="backbone")
-    model = recipe.add_head(backbone, 5)
-    batches = tf.data.Dataset.from_tensor_slices(data).batch(64)
-    with pytest.raises(RuntimeError, match="the statistics of restless moved in stage 1"):
-        recipe.two_stages_in_a_loop(model, backbone, batches, epochs=(1, 1), learning_rates=(1e-2, 1e-3))
-    with pytest.raises(RuntimeError, match="the statistics of backbone/restless moved in fit and were put back"):
-        recipe.fine_tune(model, backbone, *data)
+def test_cure_the_step_counts_regularisation_and_unscales_a_scaled_loss() -> None:
+    for optimizer in (keras.optimizers.SGD(1.0), keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0))):
+        dense = layers.Dense(1, use_bias=False, kernel_initializer="ones", kernel_regularizer=keras.regularizers.L2(1))
+        model = keras.Sequential([keras.Input((1,)), dense])
+        value = recipe.make_train_step(model, optimizer, keras.losses.MeanSquaredError())(
+            np.ones((1, 1), "float32"), np.zeros((1, 1))
+        )
+        # (w - 0)² + w² at w = 1; its gradient is 4, so a step of 1.0 leads to -3.
+        assert float(value) == 2 and dense.kernel.numpy().item() == pytest.approx(-3)
 
 
-# Elsewhere
+# At size
 
 
-def test_every_layer_of_mobilenetv2(data: Any) -> None:
-    """The way of `--imagenet`, less the download. Eager, since tracing 52 layers takes ten times as long."""
-    backbone = recipe.imagenet_backbone(weights=None)
-    model = recipe.add_head(backbone, 5)
+@pytest.mark.slow
+def test_cure_every_layer_of_mobilenetv2_and_pitfall_all_52_without_it(data: Any) -> None:
+    """Random weights: no download. Eager, since tracing 52 layers takes ten times as long."""
+    backbone = keras.applications.MobileNetV2((96, 96, 3), 0.35, include_top=False, pooling="avg", weights=None)
+    model = recipe.with_head(backbone)
     x = np.asarray(tf.image.resize(np.repeat(data[0][:2], 3, -1), (96, 96))) * 2 - 1
-    before = recipe.statistics(backbone)
+    before = statistics(backbone)
     assert len(before) == 52
-
-    def step() -> None:
-        with tf.GradientTape() as tape:
-            value = tf.reduce_sum(model(x, training=True))
-        tape.gradient(value, model.trainable_variables)
-
-    recipe.unfreeze(backbone)
-    step()
-    assert set(recipe.drift(before, backbone).values()) == {0.0}
+    recipe.unfreeze(model, backbone)
+    model(x, training=True)
+    assert moved(before, backbone) == []
     backbone.trainable = False
     backbone.trainable = True
-    step()
+    model(x, training=True)
     assert len(moved(before, backbone)) == 52
 
 
-def test_tf_keras_honours_the_guide_and_the_cure_but_reads_flags_at_compile(data: Any, tmp_path: Path) -> None:
-    source = Path(recipe.__file__).read_text(encoding="utf-8")
-    assert source.count("\nimport keras\n") == 1
-    copy = tmp_path / "fine_tune_tf_keras.py"
-    copy.write_text(source.replace("\nimport keras\n", "\nimport tf_keras as keras\n"), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(copy.stem, copy)
-    assert spec and spec.loader
-    legacy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(legacy)
-    legacy.keras.utils.set_random_seed(0)
-
-    backbone = legacy.small_backbone()
-    model = with_normalised_head(backbone, legacy)
-    before = legacy.statistics(model)
-    legacy.fine_tune(model, backbone, *data, epochs=1)
-    change = legacy.drift(before, model)
-    assert [change[f"backbone/{name}"] for name in BACKBONE] == [0.0, 0.0, 0.0] and change["head_bn"] > 0
-
-    documented = legacy.documented_model(backbone, 5)
-    backbone.trainable = True
-    before = legacy.statistics(backbone)
-    legacy.compile_and_fit(documented, 1e-3, *data, epochs=1)
-    assert set(legacy.drift(before, backbone).values()) == {0.0}
-
-    model.compile("adam", "sparse_categorical_crossentropy")
-    legacy.freeze_batchnorm(backbone)
-    model.fit(*data, verbose=0)
-    assert min(legacy.drift(before, backbone).values()) > 0, "after compile is too late, even before the first fit"
+@pytest.mark.slow
+def test_the_demo_shows_what_the_recipe_gains(demo: str) -> None:
+    documented, frozen = demo.splitlines()[1:]
+    moved = 3 * on_this_release("built_base_training_false_fit_updates")
+    assert f"{moved} of 3 layers" in documented and "0 of 3 layers" in frozen
+    head, tuned = (float(word) for word in frozen.split()[-2:])
+    # On pretrained weights a head alone gets 0.73, on random ones 0.37.
+    assert 0.6 < head < tuned
+    if moved:
+        assert tuned > float(documented.split()[-1])
 
 
 # The page's table
@@ -316,15 +290,13 @@ def test_data_of_the_seeds_still_hold_today() -> None:
     known = json.loads(lane.DATA.read_text(encoding="utf-8"))
     assert list(known["situations"]) == list(lane.SITUATIONS)
     assert all(len(runs) == len(known["seeds"]) for runs in known["situations"].values())
-    for runs in known["situations"].values():
-        assert {run["frozen"]["drift"] for run in runs} == {0.0}
     now, then = lane.cheap(), known["cheap"]
-    for way in ("documented", "frozen"):
-        if way == "frozen" or FIT_OVERRIDES:
-            # 832 test images: 0.03 is 25 of them, more than other threads or another TensorFlow shift.
-            assert now[way]["last_epoch"] == pytest.approx(then[way]["last_epoch"], abs=0.03)
-            assert now[way]["drift"] == pytest.approx(then[way]["drift"], rel=0.1)
-    assert now["frozen"]["moved"] == 0 and now["frozen"]["drift"] == 0.0
+    ways = ["documented", "frozen"] if on_this_release("built_base_training_false_fit_updates") else ["frozen"]
+    for way in ways:
+        # 832 test images: 0.03 is 25 of them, more than other threads or another TensorFlow shift.
+        assert now[way]["last_epoch"] == pytest.approx(then[way]["last_epoch"], abs=0.03)
+        assert now[way]["drift"] == pytest.approx(then[way]["drift"], rel=0.1)
+        assert now[way]["moved"] == then[way]["moved"]
 
 
 def test_what_the_page_says_about_cost() -> None:
@@ -333,27 +305,22 @@ def test_what_the_page_says_about_cost() -> None:
     def gain(name: str) -> list[float]:
         return [run["frozen"]["last_epoch"] - run["documented"]["last_epoch"] for run in situations[name]]
 
-    small = gain("100 labelled, batch 2, rate 1e-4")
-    assert min(small) > 0.04 and max(small) > 0.1
-    for name in situations:
-        if name != "100 labelled, batch 2, rate 1e-4":
-            assert np.mean(gain(name)) < 0.02
+    for name, runs in situations.items():
+        assert all(run["documented"]["moved"] == 3 and run["frozen"]["drift"] == 0.0 for run in runs)
+        if name == "100 labelled, batch 2, rate 1e-4":
+            assert min(gain(name)) > 0.04 and 0.12 < max(gain(name)) < 0.13
+        else:
+            assert abs(np.mean(gain(name))) < 0.02
     inverted = situations["400 labelled, inverted, batch 32, rate 1e-3"]
     assert abs(np.mean(gain("400 labelled, inverted, batch 32, rate 1e-3"))) < 0.002
-    assert min(run["documented"]["first_epoch"] - run["head"] for run in inverted) < -0.15
+    falls = [run["head"] - run["documented"]["first_epoch"] for run in inverted]
+    assert 0.15 < max(falls) < 0.25
     assert all(run["frozen"]["first_epoch"] > run["head"] for run in inverted)
     assert all(run["frozen"]["first_epoch"] < run["head"] for run in situations["100 labelled, batch 32, rate 1e-2"])
-    assert all(run["documented"]["moved"] == 3 for runs in situations.values() for run in runs)
 
 
 def test_the_page_shows_the_data() -> None:
-    page = (lane.DATA.parents[3] / "docs/recipes/fine_tune_frozen_batchnorm.md").read_text(encoding="utf-8")
     known = json.loads(lane.DATA.read_text(encoding="utf-8"))
+    page = PAGE.read_text(encoding="utf-8")
     assert lane.table(known) in page
     assert f"Keras {known['keras']}" in page
-
-
-def test_the_demo_refuses_what_leaves_nothing_to_test_on(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        recipe.main(["--labelled", "896"])
-    assert "between 1 and 799" in capsys.readouterr().err

@@ -1,0 +1,24 @@
+"""What the version matrix says of the Keras that runs: on which releases a pitfall bites."""
+
+import json
+from pathlib import Path
+
+import keras
+
+MATRIX = Path(__file__).parents[2] / "docs/reference/version-matrix.json"
+
+
+def number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")[:3] if part.isdigit()]
+
+
+def on_this_release(fact: str) -> bool:
+    """Return the fact's cell for the running Keras, or for the newest release that is not newer."""
+    data = json.loads(MATRIX.read_text(encoding="utf-8"))
+    columns = [c for c in data["columns"] if not c["id"].endswith("+tf_keras") and c["keras"].startswith("3.")]
+    column = max(
+        (c for c in columns if number(c["keras"]) <= number(keras.__version__)), key=lambda c: number(c["keras"])
+    )
+    answer = data["cells"][fact][column["id"]]
+    assert isinstance(answer, bool), f"{fact} on Keras {column['keras']}: {answer}"
+    return answer
