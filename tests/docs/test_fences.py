@@ -1,14 +1,18 @@
 """No Python-looking fence escapes: each one is collected by sybil or carries a printed reason."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 from sybil.document import Document
 
-import conftest
-
 ROOT = Path(__file__).resolve().parents[2]
+# By its path: other folders have a conftest.py, too.
+spec = importlib.util.spec_from_file_location("root_conftest", ROOT / "conftest.py")
+assert spec and spec.loader
+conftest = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(conftest)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_MACROS = [page for page in PAGES if "render_macros: true" in page.read_text(encoding="utf-8")]
 # An opening fence whose language looks like Python, however it is spelled.
