@@ -163,7 +163,7 @@ case.show_table(
 
 # %% [markdown]
 # The recipe for both, exact over many batches and as a callback, is
-# [`fit_explicit_phase`](../recipes/fit_explicit_phase.md).
+# [`recalibrate_batchnorm`](../recipes/recalibrate_batchnorm.md).
 #
 # ## When does validation wake up by itself?
 #

@@ -31,6 +31,7 @@ import fit_explicit_phase  # noqa: E402
 import functional_learning_phase  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+import recalibrate_batchnorm  # noqa: E402
 import subclass_training_arg  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from rich.progress import track  # noqa: E402
@@ -205,7 +206,7 @@ def bench_recalibration(rounds: int, batches_: list[tuple[tf.Tensor, tf.Tensor]]
     ):
         model = build()
         forward = tf.function(lambda x, model=model: model(x, training=True))
-        recalibrator = fit_explicit_phase.Recalibrator(model)
+        recalibrator = recalibrate_batchnorm.Recalibrator(model)
         seconds = interleaved(
             {
                 "forward": lambda forward=forward, inputs=inputs: [forward(x) for x in inputs],
@@ -227,7 +228,7 @@ def bench_export(rounds: int) -> dict[str, Any]:
     model = keras.applications.MobileNetV2((96, 96, 3), alpha=0.35, weights=None, classes=10)
     samples = np.random.default_rng(0).normal(size=(32, 96, 96, 3)).astype("float32")
     # Fresh statistics flatten every output, and a flat output proves nothing: give them the data's own.
-    fit_explicit_phase.recalibrate(model, [samples])
+    recalibrate_batchnorm.recalibrate(model, [samples])
     one = samples[:1]
     call = tf.function(lambda x: model(x, training=False))
     tensor = tf.constant(one)
