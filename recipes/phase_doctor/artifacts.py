@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import importlib
 import inspect
-import math
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from .batches import inputs_of
-from .effects import FLOATS, effects_of
-from .noise import ROUNDING_SIGMAS, rms, spread_of
+from .bench import Bench, numbers_of
+from .effects import FLOATS, effects_of, traces_of
+from .evidence import Artifact
 from .report import CannotExamine
-from .routes import numbers_of, traces_of
-from .variables import same_bits
+from .subject import Subject
 
-if TYPE_CHECKING:
-    from .examination import Exam
+Run = Callable[[Any], list[np.ndarray]]
 
 
-@dataclasses.dataclass
-class Artifact:
-    """An exported model: how to run it, and what its graph says."""
+def gather_artifact(path: Path, bench: Bench, run_it: bool) -> Artifact | None:
+    """Reads the file and runs it on the batch; twice where it draws at random."""
+    subject, name = bench.subject, path.name
+    try:
+        with bench.tracing():
+            artifact, run = open_artifact(path, bench)
+    except CannotExamine:
+        raise
+    except Exception as error:
+        subject.failed(f"loading {name}", error, "artifact")
+        return None
+    if not run_it:
+        return artifact
+    try:
+        artifact.outputs = run(subject.x)
+        if artifact.drawn:
+            artifact.again = run(subject.x)
+    except Exception as error:
+        if not artifact.fixed:
+            subject.failed(f"running {name}", error, "artifact")
+    return artifact
 
-    kind: str
-    run: Callable[[Any], list[np.ndarray]]
-    fixed: list[str]  # what fixes the batch size or asks for a phase
-    writes: int
-    seeds: int  # of the writes, those to integers: the states of seed generators
-    drawn: list[str]
-    unit: float = (
-        2.0**-23
-    )  # relative size of one rounding step in the artifact's numbers
+
+def open_artifact(path: Path, bench: Bench) -> tuple[Artifact, Run]:
+    """Loads an artifact by its kind, without writing anything."""
+    order = [t.name for t in inputs_of(bench.subject.model)]
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        if not (path / "saved_model.pb").exists():
+            raise CannotExamine(
+                f"{path} is a folder without saved_model.pb: "
+                "hand the doctor a SavedModel, or a file."
+            )
+        return open_saved_model(path, order)
+    weights = path.name.endswith(".weights.h5")
+    if suffix in (".keras", ".h5", ".hdf5") and not weights:
+        return open_keras(path, bench)
+    if suffix == ".tflite":
+        return open_tflite(path, order)
+    if suffix == ".onnx":
+        return open_onnx(path, order)
+    raise CannotExamine(
+        f"{path.name} is no SavedModel folder, .keras, .h5, .tflite or .onnx file."
+    )
 
 
 PHASE_INPUT = re.compile(r"learning_phase|(^|[/_])(is_)?training(:|$|_)", re.IGNORECASE)
@@ -54,39 +82,13 @@ def spec_remarks(name: str, shape: Any, dtype: Any) -> list[str]:
     return remarks
 
 
-def open_artifact(path: Path, exam: Exam) -> Artifact:
-    """Loads an artifact by its kind, without writing anything."""
-    if not path.exists():
-        raise CannotExamine(f"There is no artifact at {path}.")
-    if path.is_dir():
-        if not (path / "saved_model.pb").exists():
-            raise CannotExamine(
-                f"{path} is a folder without saved_model.pb: hand the doctor a SavedModel, or a file."
-            )
-        return open_saved_model(path)
-    suffix = path.suffix.lower()
-    if suffix in (".keras", ".h5", ".hdf5") and not path.name.endswith(".weights.h5"):
-        return open_keras(path, exam)
-    if suffix == ".tflite":
-        return open_tflite(path)
-    if suffix == ".onnx":
-        return open_onnx(path)
-    raise CannotExamine(
-        f"{path.name} is no SavedModel folder, .keras, .h5, .tflite or .onnx file."
-    )
-
-
 def by_name(
     x: Any, names: Sequence[str], shapes: Sequence[Any], order: Sequence[str]
 ) -> dict[str, Any]:
-    """Which leaf of `x` goes to which named input: by key, by the model's input names, else in order."""
+    """Which leaf of `x` goes to which named input: by key, by the model's input names,
+    else by shape, in order."""
     if isinstance(x, Mapping) and len(names) == len(x):
-        found = {
-            name: next(
-                (x[k] for k in x if str(name).split(":")[0].endswith(str(k))), None
-            )
-            for name in names
-        }
+        found = {name: value_of(x, str(name).split(":")[0]) for name in names}
         if all(value is not None for value in found.values()):
             return found
     leaves = [leaf for leaf in tf.nest.flatten(x) if leaf is not None]
@@ -106,6 +108,10 @@ def by_name(
     return found
 
 
+def value_of(x: Mapping[Any, Any], name: str) -> Any:
+    return next((value for key, value in x.items() if name.endswith(str(key))), None)
+
+
 def fits_shape(leaf: Any, shape: Any) -> bool:
     dims = list(shape) if shape is not None else None
     if dims is None or len(dims) != len(leaf.shape):
@@ -114,141 +120,106 @@ def fits_shape(leaf: Any, shape: Any) -> bool:
     return all(d is None or not isinstance(d, int) or d < 0 or d == n for d, n in pairs)
 
 
-def open_saved_model(path: Path) -> Artifact:
+def open_saved_model(path: Path, order: Sequence[str]) -> tuple[Artifact, Run]:
     loaded = tf.saved_model.load(str(path))
-    if loaded.signatures:
-        name = (
-            "serving_default"
-            if "serving_default" in loaded.signatures
-            else sorted(loaded.signatures)[0]
-        )
-        concrete = loaded.signatures[name]
-        specs = concrete.structured_input_signature[1]
-    else:
-        endpoint = getattr(loaded, "serve", None) or (
-            loaded if callable(loaded) else None
-        )
-        traces = (
-            traces_of(endpoint)
-            or getattr(endpoint, "concrete_functions", [])
-            or traces_of(inspect.getattr_static(type(loaded), "__call__", None))
-        )
-        if not traces:
-            raise CannotExamine(f"{path} holds no signature and no callable endpoint.")
-        concrete = traces[0]
-        specs = concrete.structured_input_signature[1]
+    concrete = endpoint_of(loaded, path)
+    specs = concrete.structured_input_signature[1]
     effects = effects_of(concrete)
-    fixed = []
+    captured = [h for h in concrete.graph.external_captures if id(h) in effects.writes]
+    kinds = [handle._handle_data.shape_and_type[0].dtype for handle in captured]
+    artifact = Artifact(
+        path.name,
+        writes=len(effects.writes),
+        seeds=sum(kind not in FLOATS for kind in kinds),
+        drawn=sorted(effects.drawn),
+    )
     for key, spec in specs.items():
-        fixed += spec_remarks(
-            key, spec.shape if spec.shape.rank is not None else None, spec.dtype.name
-        )
+        shape = spec.shape if spec.shape.rank is not None else None
+        artifact.fixed += spec_remarks(key, shape, spec.dtype.name)
 
-    def run(x: Any) -> list[np.ndarray]:
-        # A SavedModel written by a signature names its inputs; the loaded object keeps them alive.
-        names = list(specs)
-        given = by_name(
-            x, names, [specs[n].shape for n in names], getattr(run, "order", ())
-        )
-        out = concrete(
-            **{
-                n: tf.cast(v, specs[n].dtype) if v.dtype != specs[n].dtype else v
-                for n, v in given.items()
-            }
-        )
-        run.__dict__["keep"] = loaded
-        return numbers_of(tf.nest.flatten(out))
+    def run(x: Any, keep_alive: Any = loaded) -> list[np.ndarray]:
+        given = by_name(x, list(specs), [s.shape for s in specs.values()], order)
+        cast = {
+            n: v if v.dtype == specs[n].dtype else tf.cast(v, specs[n].dtype)
+            for n, v in given.items()
+        }
+        return numbers_of(tf.nest.flatten(concrete(**cast)))
 
-    captured = [
-        handle
-        for handle in concrete.graph.external_captures
-        if id(handle) in effects.writes
-    ]
-    seeds = sum(
-        handle._handle_data.shape_and_type[0].dtype not in FLOATS for handle in captured
+    return artifact, run
+
+
+def endpoint_of(loaded: Any, path: Path) -> Any:
+    """The concrete function that serves: a signature, `serve`, or the object itself."""
+    signatures = loaded.signatures
+    if signatures:
+        usual = "serving_default"
+        return signatures[usual if usual in signatures else sorted(signatures)[0]]
+    endpoint = getattr(loaded, "serve", None) or (loaded if callable(loaded) else None)
+    traces = (
+        traces_of(endpoint)
+        or getattr(endpoint, "concrete_functions", [])
+        or traces_of(inspect.getattr_static(type(loaded), "__call__", None))
     )
-    return Artifact(
-        "SavedModel", run, fixed, len(effects.writes), seeds, sorted(effects.drawn)
+    if not traces:
+        raise CannotExamine(f"{path} holds no signature and no callable endpoint.")
+    return traces[0]
+
+
+def open_keras(path: Path, bench: Bench) -> tuple[Artifact, Run]:
+    """A file with the model in it: examined as the model itself is."""
+    subject = bench.subject
+    model = subject.package.models.load_model(str(path), compile=False)
+    inner = Bench(Subject(model, (subject.given, subject.y), None, None), bench.clock)
+    call = inner.subject.phase(False)
+    route = inner.trace(path.name, call, inner.subject.x)
+    inner.remember()
+    inner.capture(route.concrete)
+    artifact = Artifact(
+        path.name,
+        writes=len(inner.floats(route.effects.writes)),
+        drawn=sorted(route.effects.drawn),
     )
-
-
-def open_keras(path: Path, exam: Exam) -> Artifact:
-    from .examination import Exam
-
-    model = exam.package.models.load_model(str(path), compile=False)
-    inner = Exam(model, exam.batches, None, None, False, exam.clock)
-    route = inner.trace(inner.phase(False), inner.x)
-    inner.state.add_all(inner.everything())
-    inner.index_variables()
-    fixed = []
     for tensor in inputs_of(model):
-        fixed += spec_remarks(tensor.name, tuple(tensor.shape), tensor.dtype)
-    for handle in route.concrete.graph.external_captures:
-        if handle.dtype == tf.resource:
-            inner.state.add(handle)
-    writes = [
-        k
-        for k in route.effects.writes
-        if k in inner.state.saved and not inner.is_seed(k)
-    ]
+        artifact.fixed += spec_remarks(tensor.name, tuple(tensor.shape), tensor.dtype)
 
     def run(x: Any) -> list[np.ndarray]:
         try:
             return inner.outputs(route, x)
-        except Exception:
-            return inner.outputs(inner.trace(inner.phase(False), x), x)
+        except Exception:  # another batch size
+            return inner.outputs(inner.trace(path.name, call, x), x)
 
-    return Artifact(
-        path.suffix, run, fixed, len(writes), 0, sorted(route.effects.drawn)
-    )
+    return artifact, run
 
 
-def open_tflite(path: Path) -> Artifact:
+def open_tflite(path: Path, order: Sequence[str]) -> tuple[Artifact, Run]:
     interpreter = tf.lite.Interpreter(model_path=str(path))
     details = interpreter.get_input_details()
-    fixed = []
-    for one in details:
-        signature = one.get("shape_signature", one["shape"])
-        fixed += spec_remarks(
-            one["name"], [int(d) for d in signature], np.dtype(one["dtype"]).name
-        )
-    operations = [
-        str(d.get("op_name", "")).upper() for d in interpreter._get_ops_details()
-    ]
-    drawn = sorted({o for o in operations if "RANDOM" in o or "MULTINOMIAL" in o})
-    writes = sum("ASSIGN" in o for o in operations)
+    names = [one["name"] for one in details]
+    shapes = [one.get("shape_signature", one["shape"]) for one in details]
+    operations = interpreter._get_ops_details()
+    operations = [str(one.get("op_name", "")).upper() for one in operations]
     kinds = {np.dtype(t["dtype"]).name for t in interpreter.get_tensor_details()}
-    unit = (
-        2.0**-8
-        if kinds & {"int8", "uint8", "int16"}
-        else 2.0**-11
-        if "float16" in kinds
-        else 2.0**-23
+    artifact = Artifact(
+        path.name,
+        writes=sum("ASSIGN" in o for o in operations),
+        drawn=sorted({o for o in operations if "RANDOM" in o or "MULTINOMIAL" in o}),
     )
+    if kinds & {"int8", "uint8", "int16"}:
+        artifact.unit = 2.0**-8
+    elif "float16" in kinds:
+        artifact.unit = 2.0**-11
+    for one, shape in zip(details, shapes, strict=True):
+        dims, kind = [int(d) for d in shape], np.dtype(one["dtype"]).name
+        artifact.fixed += spec_remarks(one["name"], dims, kind)
 
     def run(x: Any) -> list[np.ndarray]:
-        names = [one["name"] for one in details]
-        given = by_name(
-            x,
-            names,
-            [one.get("shape_signature", one["shape"]) for one in details],
-            getattr(run, "order", ()),
-        )
+        given = by_name(x, names, shapes, order)
         for one in details:
-            interpreter.resize_tensor_input(
-                one["index"], list(given[one["name"]].shape)
-            )
+            size = list(given[one["name"]].shape)
+            interpreter.resize_tensor_input(one["index"], size)
         interpreter.allocate_tensors()
         for one in details:
-            value = given[one["name"]].numpy()
-            scale, zero = one.get("quantization", (0.0, 0))
-            if (
-                scale
-                and np.issubdtype(one["dtype"], np.integer)
-                and np.issubdtype(value.dtype, np.floating)
-            ):
-                limits = np.iinfo(one["dtype"])
-                value = np.clip(np.round(value / scale + zero), limits.min, limits.max)
+            value = quantized(given[one["name"]].numpy(), one)
             interpreter.set_tensor(one["index"], value.astype(one["dtype"]))
         interpreter.invoke()
         results = []
@@ -258,10 +229,23 @@ def open_tflite(path: Path) -> Artifact:
             results.append((value - zero) * scale if scale else value)
         return results
 
-    return Artifact("LiteRT", run, fixed, writes, 0, drawn, unit)
+    return artifact, run
 
 
-def open_onnx(path: Path) -> Artifact:
+def quantized(value: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """What an integer input of a quantized file takes in place of a number."""
+    scale, zero = detail.get("quantization", (0.0, 0))
+    whole = np.issubdtype(detail["dtype"], np.integer)
+    if not scale or not whole or not np.issubdtype(value.dtype, np.floating):
+        return value
+    limits = np.iinfo(detail["dtype"])
+    return np.clip(np.round(value / scale + zero), limits.min, limits.max)
+
+
+ONNX_KINDS = {"float": "float32", "double": "float64"}
+
+
+def open_onnx(path: Path, order: Sequence[str]) -> tuple[Artifact, Run]:
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError as error:
@@ -270,145 +254,25 @@ def open_onnx(path: Path) -> Artifact:
         ) from error
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
-    fixed = []
+    artifact = Artifact(path.name)
     for one in inputs:
-        fixed += spec_remarks(
-            one.name, [d if isinstance(d, int) else None for d in one.shape], one.type
-        )
-    drawn: list[str] = []
-    try:
+        dims = [d if isinstance(d, int) else None for d in one.shape]
+        artifact.fixed += spec_remarks(one.name, dims, one.type)
+    with contextlib.suppress(ImportError):
         graph = importlib.import_module("onnx").load(str(path)).graph
-        drawn = sorted(
-            {
-                n.op_type
-                for n in graph.node
-                if n.op_type.startswith("Random") or n.op_type == "Multinomial"
-            }
+        kinds = {node.op_type for node in graph.node}
+        artifact.drawn = sorted(
+            kind for kind in kinds if kind.startswith("Random") or kind == "Multinomial"
         )
-    except ImportError:
-        pass
 
     def run(x: Any) -> list[np.ndarray]:
-        given = by_name(
-            x,
-            [one.name for one in inputs],
-            [one.shape for one in inputs],
-            getattr(run, "order", ()),
-        )
+        names, shapes = [one.name for one in inputs], [one.shape for one in inputs]
+        given = by_name(x, names, shapes, order)
         feed = {}
         for one in inputs:
-            kind = {"float": "float32", "double": "float64", "float16": "float16"}.get(
-                one.type[7:-1], one.type[7:-1]
-            )
-            feed[one.name] = given[one.name].numpy().astype(kind)
+            kind = one.type[7:-1]  # "tensor(float)"
+            value = given[one.name].numpy()
+            feed[one.name] = value.astype(ONNX_KINDS.get(kind, kind))
         return [np.asarray(v, dtype=np.float64) for v in session.run(None, feed)]
 
-    return Artifact("ONNX", run, fixed, 0, 0, drawn)
-
-
-def repeats(artifact: Artifact, exam: Exam) -> bool:
-    """Whether two runs of an artifact give the same numbers bit for bit."""
-    try:
-        first, second = artifact.run(exam.x), artifact.run(exam.x)
-    except Exception:
-        return False
-    return len(first) == len(second) and all(
-        same_bits(a, b) for a, b in zip(first, second, strict=True)
-    )
-
-
-def look_at_artifact(exam: Exam, path: Path) -> None:
-    """PD401, PD402 and PD403."""
-    exam.clock.stage(f"examining {path.name}")
-    try:
-        began = time.perf_counter()
-        artifact = open_artifact(path, exam)
-        exam.clock.tracing += time.perf_counter() - began
-    except CannotExamine:
-        raise
-    except Exception as error:
-        exam.failed(f"loading {path.name}", error)
-        return
-    artifact.run.__dict__["order"] = [t.name for t in inputs_of(exam.model)]
-    if artifact.writes or artifact.drawn:
-        what = [f"{artifact.writes} assignments to variables"] * bool(
-            artifact.writes
-        ) + artifact.drawn
-        # Keras draws the masks of an RNN in every phase and uses them in one: that is no fault of the export.
-        idle = (
-            bool(artifact.drawn)
-            and artifact.writes == artifact.seeds
-            and repeats(artifact, exam)
-        )
-        exam.report(
-            "PD402", None,
-            f"The endpoint of {path.name} holds {', '.join(what)}" + (", which no output depends on." if idle else "."),
-            "note" if idle else None,
-            assignments=artifact.writes, random_operations=artifact.drawn,
-        )  # fmt: skip
-    if artifact.fixed:
-        exam.report(
-            "PD403",
-            None,
-            f"{path.name}: {'; '.join(artifact.fixed)}.",
-            inputs=artifact.fixed,
-        )
-    base = getattr(exam, "base", None)
-    if base is None:
-        return
-    try:
-        values = artifact.run(exam.x)
-    except Exception as error:
-        if not artifact.fixed:
-            exam.failed(f"running {path.name}", error)
-        return
-    # Exporters may reorder outputs: each of the model's is compared with the nearest of its shape.
-    pairs = []
-    for expected in base:
-        fits = [v for v in values if v.shape == expected.shape]
-        if fits:
-            pairs.append((expected, min(fits, key=lambda v: rms([v - expected]))))
-    if len(pairs) < len(base):
-        shapes = [v.shape for v in values]
-        exam.report(
-            "PD401",
-            None,
-            f"{path.name} returns {shapes}, the model {[b.shape for b in base]}.",
-            outputs=len(values),
-        )
-        return
-    biggest = max((float(np.max(np.abs(b))) for b in base if b.size), default=0.0)
-    noise = max(exam.noise, artifact.unit * biggest)
-    distance, spread = (
-        rms([v - b for b, v in pairs]),
-        spread_of([b for b in base if b.ndim]),
-    )
-    evidence: dict[str, Any] = {
-        "rms_difference": distance,
-        "rounding_noise": noise,
-        "spread": spread,
-    }
-    if exam.stochastic:
-        exam.report(
-            "PD002",
-            None,
-            f"{path.name} was not compared in numbers: the model's inference is stochastic.",
-        )
-    elif not math.isfinite(distance) or distance > ROUNDING_SIGMAS * noise:
-        share = distance / max(rms(base), 1e-30)
-        amount = (
-            f"by {share:.1%} of the output"
-            if math.isfinite(share)
-            else "and answers what is not finite"
-        )
-        exam.report(
-            "PD401",
-            None,
-            f"{path.name} differs from `model(x, training=False)` {amount}.",
-            **evidence,
-        )
-    elif spread <= ROUNDING_SIGMAS * noise:
-        exam.report(
-            "PD002", None, f"{path.name} agrees, but the output hardly varies over the batch: that proves nothing.",
-            **evidence,
-        )  # fmt: skip
+    return artifact, run

@@ -190,3 +190,34 @@ def made_by(tensor: Any) -> str:
             return "a random draw"
         level = [source.op for op in level if op is not None for source in op.inputs]
     return f"result of {getattr(first, 'type', 'the step')}"
+
+
+def inner_functions(function: Any) -> list[Any]:
+    """The `tf.function` objects inside a (wrapped) training function."""
+    found, seen, queue = [], set(), [function]
+    while queue:
+        item = queue.pop()
+        if item is None or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if hasattr(item, "get_concrete_function"):
+            found.append(item)
+            continue
+        queue.append(getattr(item, "__wrapped__", None))
+        for cell in getattr(item, "__closure__", None) or ():
+            try:
+                if callable(cell.cell_contents) and not isinstance(
+                    cell.cell_contents, type
+                ):
+                    queue.append(cell.cell_contents)
+            except ValueError:
+                continue
+    return found
+
+
+def traces_of(function: Any) -> list[Any]:
+    """Concrete functions that a `tf.function` already holds."""
+    try:
+        return list(function._list_all_concrete_functions())
+    except Exception:
+        return []

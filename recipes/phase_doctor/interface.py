@@ -45,9 +45,19 @@ def diagnose(
         CannotExamine: For what is no Keras model, no data or no artifact; before anything is run.
     """
     # --8<-- [end:diagnose]
-    from .examination import examine_all
+    from .doctor import visit  # which loads TensorFlow
 
-    return examine_all(model, x, y, train_step, artifact, loss, allow, insist, progress)
+    return visit(
+        model,
+        x,
+        y,
+        train_step=train_step,
+        artifact=artifact,
+        loss=loss,
+        allow=allow,
+        insist=insist,
+        progress=progress,
+    )
 
 
 def assert_healthy(model: Any, x: Any, y: Any = None, **options: Any) -> Diagnosis:

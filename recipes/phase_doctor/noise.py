@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .routes import numbers_of
-
 # Student's t with 3 degrees of freedom exceeds 48 with probability 1e-5.
 ROUNDING_SIGMAS = 48.0
 
@@ -37,15 +35,13 @@ def differences(
     ]
 
 
-def apart(inputs: list[np.ndarray], layer: Any) -> tuple[float, float]:
+def apart(inputs: list[np.ndarray], axis: int = -1) -> tuple[float, float]:
     """Largest Welch t between the channel means of two calls, and the limit that noise passes once in 10,000 times.
 
     One sample is one observation (its mean over space), so neighbouring pixels do not count twice. The limit is the
     normal quantile for an error rate of 1e-4 over all channels and pairs (Bonferroni); with fewer than 30 samples
     it is widened by Student's t, approximated after Cornish and Fisher.
     """
-    axis = getattr(layer, "axis", -1)
-    axis = axis[0] if isinstance(axis, (list, tuple)) else axis
     rows = []
     for value in inputs:
         moved = np.moveaxis(np.asarray(value, dtype=np.float64), axis, -1)
@@ -89,7 +85,7 @@ def t_limit(error_rate: float, freedom: int) -> float:
 
 def agree(first: list[Any], second: list[Any], rows: np.ndarray | None) -> bool:
     """Whether two lists of tensors are equal up to 1e-4 of their size; only used to name a layer, not to find fault."""
-    for a, b in zip(numbers_of(first), numbers_of(second), strict=False):
+    for a, b in zip(first, second, strict=False):
         if (
             rows is not None
             and a.ndim
@@ -102,6 +98,13 @@ def agree(first: list[Any], second: list[Any], rows: np.ndarray | None) -> bool:
         if rms([a - b]) > 1e-4 * max(rms([a]), 1e-12):
             return False
     return True
+
+
+def draws(first: Sequence[np.ndarray], second: Sequence[np.ndarray] | None) -> bool:
+    """Whether two runs on one batch differ; without a second, nothing draws."""
+    if second is None:
+        return False
+    return rms(differences(first, second)) > 1e-5 * rms(first)
 
 
 def spread_of(outputs: Sequence[np.ndarray]) -> float:

@@ -67,6 +67,17 @@ def reachable_variables(step: Any) -> list[Any]:
     return found
 
 
+def optimized_variables(step: Any, model: Any) -> list[Any]:
+    """Variables held by any optimizer that the step can reach, or by the model's."""
+    held = list(
+        getattr(getattr(model, "optimizer", None), "_trainable_variables", None) or ()
+    )
+    for item in reach(step):
+        if hasattr(item, "apply_gradients"):
+            held += list(getattr(item, "_trainable_variables", None) or ())
+    return held
+
+
 class PythonState:
     """Python objects that a step may change while it is traced: containers, plain names, random generators."""
 

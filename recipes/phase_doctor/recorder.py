@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
-from .effects import source_of
 from .layers import phase_parameter
 
 
 @dataclasses.dataclass
-class Call:
+class Record:
     """One invocation of a layer during a trace."""
 
     layer: Any
@@ -30,7 +29,7 @@ class Recorder:
     """Notes, while a graph is traced, which layer was called how. Everything patched is put back on exit."""
 
     def __init__(self, layers: Iterable[Any], packages: Iterable[Any]) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[Record] = []
         self._stack: list[int] = []
         self._pending: list[tuple[Any, Any]] = []
         self._hooked: dict[int, Any] = {}
@@ -90,7 +89,7 @@ class Recorder:
             tensors = [
                 leaf for leaf in tf.nest.flatten((args, kwargs)) if tf.is_tensor(leaf)
             ]
-            record = Call(layer, parent, training, explicit, tensors)
+            record = Record(layer, parent, training, explicit, tensors)
             self.calls.append(record)
             self._stack.append(len(self.calls) - 1)
             try:
@@ -113,34 +112,30 @@ class Recorder:
             parent = self.calls[parent].parent
         return chain
 
+    def keep_last_traces(self) -> None:
+        """Drops the calls of an inner function's trace that another one replaced.
 
-def same_within(
-    calls: Sequence[Call], ancestors: Callable[[int], list[int]], numbers: Sequence[int]
-) -> bool:
-    """Whether one call hands two of these calls, or the same layer around each of them, one and the same tensor."""
-    chains = [[*reversed(ancestors(n)), n] for n in numbers]
-    for i, first in enumerate(chains):
-        for second in chains[i + 1 :]:
-            fork = next(
-                (
-                    k
-                    for k, (a, b) in enumerate(zip(first, second, strict=False))
-                    if a != b
-                ),
-                None,
-            )
-            if fork is None:
-                continue
-            one, two = calls[first[fork]], calls[second[fork]]
-            a, b = (
-                [source_of(t) for t in one.inputs],
-                [source_of(t) for t in two.inputs],
-            )
-            if (
-                one.layer is two.layer
-                and a
-                and len(a) == len(b)
-                and all(s is t for s, t in zip(a, b, strict=False))
-            ):
-                return True
-    return False
+        A `tf.function` that creates variables is traced twice, under one name.
+        """
+        latest = {graph_name(call): graph_of(call) for call in self.calls}
+        kept: dict[int, int] = {}
+        for number, call in enumerate(self.calls):
+            if call.parent is None:
+                stays = graph_of(call) is latest[graph_name(call)]
+            else:
+                stays = call.parent in kept
+            if stays:
+                kept[number] = len(kept)
+        calls = [self.calls[number] for number in kept]
+        for call in calls:
+            call.parent = None if call.parent is None else kept[call.parent]
+        self.calls[:] = calls
+
+
+def graph_of(call: Record) -> Any:
+    tensors = [*call.inputs, *call.outputs]
+    return getattr(tensors[0], "graph", None) if tensors else None
+
+
+def graph_name(call: Record) -> Any:
+    return getattr(graph_of(call), "name", None)

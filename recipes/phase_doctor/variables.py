@@ -51,16 +51,24 @@ class Snapshot:
                 if getattr(part, "handle", None) is not None:
                     self.add(part.handle)
 
+    def value(self, key: int) -> np.ndarray:
+        """The saved value."""
+        return self.saved[key][1].numpy().astype(np.float64)
+
     def read(self, key: int) -> np.ndarray:
+        """The value of now."""
         handle, value = self.saved[key]
         return tf.raw_ops.ReadVariableOp(resource=handle, dtype=value.dtype).numpy()
+
+    def differs(self, key: int) -> bool:
+        return self.read(key).tobytes() != self.saved[key][1].numpy().tobytes()
+
+    def write(self, key: int, value: Any) -> None:
+        handle, saved = self.saved[key]
+        tf.raw_ops.AssignVariableOp(resource=handle, value=tf.cast(value, saved.dtype))
 
     def restore(self, keys: Iterable[int] | None = None) -> None:
         for key in list(self.saved) if keys is None else keys:
             if key in self.saved:
                 handle, value = self.saved[key]
                 tf.raw_ops.AssignVariableOp(resource=handle, value=value)
-
-
-def same_bits(first: np.ndarray, second: np.ndarray) -> bool:
-    return first.tobytes() == second.tobytes()

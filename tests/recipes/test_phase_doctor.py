@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from phase_doctor import CannotExamine, assert_healthy, cli, diagnose, noise
 from phase_doctor.clock import Clock
-from phase_doctor.step import Step
+from phase_doctor.step import TracedStep
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -96,14 +96,14 @@ def test_state_comes_back_after_an_exception_too(monkeypatch, error):
     step, optimizer, metric = closure_step(model)
     losses(step, 1)
     before = values(model, optimizer, metric)
-    run, taken = Step.run, []
+    run, taken = TracedStep.run, []
 
     def strike(self):
         run(self)
         taken.append(values(model, optimizer, metric) != before)
         raise error("stopped by the test")
 
-    monkeypatch.setattr(Step, "run", strike)
+    monkeypatch.setattr(TracedStep, "run", strike)
     if error is KeyboardInterrupt:
         with pytest.raises(KeyboardInterrupt):
             diagnose(model, *batch(), train_step=step)
@@ -198,13 +198,13 @@ def test_a_callable_trainer_is_put_back_and_its_side_effects_are_said():
 
 def test_what_is_insisted_on_is_said_before_the_step_runs(capsys, monkeypatch):
     model, history = net(), []
-    run, heard = Step.run, []
+    run, heard = TracedStep.run, []
 
     def listen(self):
         heard.append(capsys.readouterr().err)
         run(self)
 
-    monkeypatch.setattr(Step, "run", listen)
+    monkeypatch.setattr(TracedStep, "run", listen)
     diagnose(model, *batch(), train_step=plain_step(model, lambda: history.append(1)), insist=True)
     assert "about to run train_step" in heard[0] and "history.append" in heard[0]
 

@@ -5,6 +5,11 @@ The rest of the examination goes on where it can.
 The command line exits with status 2.
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import meant_for_another
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -17,3 +22,10 @@ RULE = Rule(
         None,
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for failure in seen.failures:
+        if meant_for_another(seen, failure) is None:
+            text = f"{failure.what} raised {failure.error}: {failure.text}"
+            yield RULE.finding(None, text, exception=failure.error)

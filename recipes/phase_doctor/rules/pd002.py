@@ -5,7 +5,13 @@ It says what was left out and why: a step with side effects that was not run, a 
 one sample, a model that came unbuilt and is built now.
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import meant_for_another, stochastic
+from ..report import Finding
 from ..rule import Cure, Rule
+from .pd401 import compared, proves_nothing
 
 RULE = Rule(
     "PD002",
@@ -17,3 +23,25 @@ RULE = Rule(
         None,
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for remark in seen.remarks:
+        yield RULE.finding(None, remark)
+    for failure in seen.failures:
+        advice = meant_for_another(seen, failure)
+        if advice is not None:
+            text = f"{failure.what} raised {failure.error}: {failure.text}. {advice}"
+            yield RULE.finding(None, text, exception=failure.error)
+    numbers = compared(seen)
+    if seen.artifact is None or numbers is None:
+        return
+    name = seen.artifact.name
+    if stochastic(seen):
+        text = "was not compared in numbers: the model's inference is stochastic."
+        yield RULE.finding(None, f"{name} {text}")
+    elif proves_nothing(numbers):
+        text = (
+            "agrees, but the output hardly varies over the batch: that proves nothing."
+        )
+        yield RULE.finding(None, f"{name} {text}", **numbers)

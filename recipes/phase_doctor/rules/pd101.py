@@ -35,6 +35,11 @@ class Fixed(Triggers):
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import deaf, paths, quoted
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -47,4 +52,28 @@ RULE = Rule(
         "layer inside.",
         "subclass_training_arg",
     ),
+    Cure(
+        "say-the-phase-here",
+        "Say the phase on this call too: `layer(x, training=training)`. In a "
+        "Functional model freeze by `trainable = False` and record no `training=` "
+        "before it.",
+        "subclass_training_arg",
+    ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for culprit, layers in deaf(seen).items():
+        where, names = culprit.path, paths(layers)
+        if culprit in layers:
+            text = (
+                f"{where!r} is not told the phase during training: "
+                "an earlier layer's explicit phase reaches it."
+            )
+            yield RULE.finding(where, text, cure="say-the-phase-here", layers=names)
+        else:
+            text = (
+                f"`call` of {where!r} takes no `training`, so `fit` never puts "
+                f"{quoted(names)} into training mode."
+            )
+            yield RULE.finding(where, text, layers=names)

@@ -33,6 +33,11 @@ True
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence, Layer, Trace
+from ..facts import paths
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -46,3 +51,35 @@ RULE = Rule(
         "fine_tune_frozen_batchnorm",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for layer, training in seen.recorded.items():
+        affected = overruled(seen, layer, training)
+        if not layer.in_tree or not affected:
+            continue
+        mode = "inference" if training else "training"
+        norms = sum(one.norm for one in affected)
+        yield RULE.finding(
+            layer.path,
+            f"`training={training}` was recorded at {layer.path!r}, "
+            f"but {seen.keras} runs it in {mode} mode when the model is.",
+            # Dropout in a frozen backbone loses nothing but determinism.
+            None if training or norms else "note",
+            layers=list(dict.fromkeys(paths(affected))),
+            batchnorms=norms,
+        )
+
+
+def overruled(seen: Evidence, layer: Layer, training: bool) -> list[Layer]:
+    """Layers that get the other phase when the model is told that one."""
+    trace = (seen.inference if training else seen.training) or Trace("none")
+    affected = []
+    for number, call in enumerate(trace.calls):
+        around = [trace.calls[i].layer for i in trace.around(number)]
+        if layer not in around or not call.layer.heeds:
+            continue
+        inner = next(seen.recorded[one] for one in around if one in seen.recorded)
+        if inner == training and call.training != training:
+            affected.append(call.layer)
+    return affected

@@ -25,6 +25,19 @@ fixed = fresh(keras.layers.Dense(6), norm, keras.layers.Dense(3))
 ```
 """
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ..evidence import Evidence, Layer, Variable
+from ..facts import (
+    counts_untracked,
+    lost_statistics,
+    quoted,
+    strangers,
+    untracked_layers,
+)
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -38,3 +51,31 @@ RULE = Rule(
         "subclass_training_arg",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    lost: dict[Layer | None, list[Variable]] = {}
+    for variable in lost_statistics(seen):
+        holders = [layer for layer in seen.layers if variable.key in layer.bare]
+        lost.setdefault(holders[-1] if holders else None, []).append(variable)
+    for holder, variables in lost.items():
+        yield RULE.finding(
+            holder.path if holder else None,
+            f"Training writes and inference reads {quoted(v.name for v in variables)}, "
+            "which is in no list of the model: it is not saved.",
+            **sizes(variables),
+        )
+    for layer in untracked_layers(seen):
+        mine = [v for v in strangers(seen) if v.key in layer.variables]
+        yield RULE.finding(
+            layer.path,
+            f"{layer.path!r} runs inside the model, but its {len(mine)} variables are "
+            "in no list of the model: they are not trained, not frozen and not saved.",
+            None if counts_untracked(seen, layer) else "note",
+            **sizes(mine),
+        )
+
+
+def sizes(variables: list[Variable]) -> dict[str, Any]:
+    parameters = sum(math.prod(v.shape) for v in variables)
+    return {"variables": len(variables), "parameters": parameters}

@@ -24,6 +24,13 @@ fixed = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Dense
 ```
 """
 
+from collections.abc import Iterator
+from typing import Any
+
+from ..evidence import Evidence, Layer, Trace
+from ..facts import paths, quoted
+from ..noise import apart
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -37,3 +44,56 @@ RULE = Rule(
         "fit_explicit_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    told = seen.training or Trace("none")
+    for layer, numbers in shared(told).items():
+        inputs = seen.measure.shared_inputs()
+        if not layer.trainable or inputs is None:
+            continue
+        values = [inputs[n] for n in numbers if n in inputs]
+        distance, limit = apart(values, layer.axis)
+        evidence: dict[str, Any] = {
+            "calls": len(numbers),
+            "largest_t": distance,
+            "limit_t": limit,
+        }
+        sources = producers(told, numbers, layer)
+        looped = any(told.calls[i].layer.wrapper for i in told.around(numbers[0])[1:])
+        if len(sources) > 1:
+            text = (
+                f"{layer.path!r} normalises the outputs of {quoted(paths(sources))}; "
+                "its moving statistics are a mixture that fits none."
+            )
+            yield RULE.finding(layer.path, text, **evidence)
+        elif distance > limit and not looped:
+            text = (
+                f"{layer.path!r} is called {len(numbers)} times in one pass on inputs "
+                f"whose means differ (t = {distance:.1f}, limit {limit:.1f}); "
+                "inference normalises each with the mixture."
+            )
+            yield RULE.finding(layer.path, text, **evidence)
+
+
+def shared(told: Trace) -> dict[Layer, list[int]]:
+    """Normalisations called several times in one pass, with their calls."""
+    calls: dict[Layer, list[int]] = {}
+    for number, call in enumerate(told.calls):
+        if call.layer.norm and call.inputs:
+            calls.setdefault(call.layer, []).append(number)
+    return {layer: numbers for layer, numbers in calls.items() if len(numbers) > 1}
+
+
+def producers(told: Trace, numbers: list[int], layer: Layer) -> list[Layer]:
+    """The layers whose outputs these calls get."""
+    made: dict[int, Layer] = {}
+    for call in told.calls:
+        for tensor in call.outputs:
+            made.setdefault(tensor, call.layer)
+    before = [made.get(told.calls[n].inputs[0]) for n in numbers]
+    return list(
+        dict.fromkeys(
+            one for one in before if one and one.kind != "InputLayer" and one != layer
+        )
+    )

@@ -33,6 +33,11 @@ def compiled(again):
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import changed_flags
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -45,3 +50,18 @@ RULE = Rule(
         "fine_tune_frozen_batchnorm",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    owners = [seen.variables[k].owner for k in seen.stale if k in seen.variables]
+    for layer, before in changed_flags(seen).items():
+        now = "frozen" if before else "trainable"
+        written = sum(owner is not None and layer.holds(owner) for owner in owners)
+        yield RULE.finding(
+            layer.path,
+            f"{layer.path!r} was made {now} after `compile`; "
+            "the compiled training function may not know.",
+            trainable_at_compile=before,
+            trainable_now=not before,
+            variables_still_written=written if before else 0,
+        )

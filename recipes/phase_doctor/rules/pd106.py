@@ -26,6 +26,11 @@ True
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence, Trace
+from ..facts import paths, quoted
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -39,3 +44,41 @@ RULE = Rule(
         "export_inference_model",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    bare = seen.bare.trace if seen.bare else None
+    leak = leaking_call(bare) if bare else None
+    if bare is None or leak is None:
+        return
+    source = bare.calls[leak].layer
+    later = [
+        call.layer
+        for number, call in enumerate(bare.calls)
+        if number > leak
+        and call.layer.heeds
+        and call.training
+        and leak not in bare.around(number)[1:]
+        and call.layer.default is not True
+    ]
+    names = list(dict.fromkeys(paths(later)))
+    if names and source.leaf and source is not seen.model:
+        others = " and others" if len(names) > 3 else ""
+        yield RULE.finding(
+            source.path,
+            f"`call` of {source.path!r} defaults to `training=True`; on a bare "
+            f"`model(x)` it puts {quoted(names[:3])}{others} into training mode.",
+            layers=names,
+            variables_written=len(seen.floats(bare.writes)),
+        )
+
+
+def leaking_call(bare: Trace) -> int | None:
+    """The first call that runs in training by its own default alone."""
+    for number, call in enumerate(bare.calls):
+        # Functional graphs record the default as if it had been written.
+        graph = call.parent is not None and bare.calls[call.parent].layer.graph
+        unsaid = call.explicit is None or graph
+        if call.training and call.layer.default is True and unsaid:
+            return number
+    return None

@@ -16,6 +16,11 @@ It happens in loops without `training=True`, and with checkpoints of
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import never_moved
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -29,3 +34,16 @@ RULE = Rule(
         "functional_learning_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for statistic in seen.statistics:
+        if never_moved(seen, statistic):
+            path = statistic.layer.path
+            yield RULE.finding(
+                path,
+                f"The moving statistics of {path!r} are still the initial ones, "
+                "but its weights were trained.",
+                optimizer_steps=seen.steps,
+                channels=int(statistic.now[0].size),
+            )

@@ -32,6 +32,14 @@ A batch of one sample repeated says nothing either way and is not judged at all.
 ```
 """
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from ..evidence import Evidence, Statistic
+from ..gap import gap, ratio
+from ..noise import F_LIMIT
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -45,3 +53,46 @@ RULE = Rule(
         "fit_explicit_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    found = gap(seen)
+    for statistic, measured in found.far if found.harmful else ():
+        path = statistic.layer.path
+        evidence: dict[str, Any] = {
+            "distance_in_noise": ratio(measured),
+            "limit": F_LIMIT,
+            "effect_size": found.size,
+            "momentum": statistic.momentum or 0.0,
+        }
+        steps = steps_behind(seen, statistic, measured["left"])
+        if steps:
+            text = (
+                f"{measured['left']:.0%} of the initial moving statistics of {path!r} "
+                f"is left, as after {steps['steps_seen']} steps at momentum "
+                f"{statistic.momentum:g}; below 5% takes "
+                f"{steps['steps_for_95_percent']}."
+            )
+        else:
+            text = (
+                f"The moving statistics of {path!r} lie {ratio(measured):.0f} times "
+                "sampling noise from this batch's, and what is left of the initial "
+                "values does not explain it: the weights have changed since, "
+                "or the batch is unlike the training data."
+            )
+        yield RULE.finding(path, text, **evidence, **steps)
+
+
+def steps_behind(seen: Evidence, statistic: Statistic, left: float) -> dict[str, Any]:
+    """How many steps the rest of the start stands for; empty where it explains nothing."""
+    momentum = statistic.momentum or 0.0
+    if not 0 < momentum < 1 or not 0.05 < left <= 1:
+        return {}
+    # More steps than would leave a tenth of that: something else keeps them away.
+    if momentum**seen.steps <= left / 10:
+        return {}
+    return {
+        "initial_value_left": left,
+        "steps_seen": 0 if left >= 1 else round(math.log(left) / math.log(momentum)),
+        "steps_for_95_percent": math.ceil(math.log(0.05) / math.log(momentum)),
+    }

@@ -29,6 +29,13 @@ norm.moving_variance.assign(norm.moving_variance * 0)  # as a loader that lost t
 ```
 """
 
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..evidence import Evidence, Statistic
+from ..facts import ailment, zero_may_be_meant
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -41,3 +48,40 @@ RULE = Rule(
         "fit_explicit_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    statistical = {key for s in seen.statistics for key in s.keys}
+    for variable in seen.variables.values():
+        if variable.not_finite and variable.owner and variable.key not in statistical:
+            path, wrong = variable.owner.path, variable.not_finite
+            text = f"A weight of {path!r} holds {wrong} values that are not finite."
+            yield RULE.finding(path, text, values=wrong)
+    for statistic in seen.statistics:
+        yield from ill(seen, statistic)
+
+
+def ill(seen: Evidence, statistic: Statistic) -> Iterator[Finding]:
+    path, variance = statistic.layer.path, statistic.now[1]
+    kind, number = ailment(statistic) or (None, 0)
+    meant = kind == "zero" and zero_may_be_meant(seen, statistic)
+    vanished = seen.phases.vanished.get(statistic.mean) if seen.phases else None
+    if kind == "not finite":
+        text = f"{number} moving statistics of {path!r} are not finite."
+        yield RULE.finding(path, text, values=number)
+    elif kind == "negative" and variance is not None:
+        text = f"{number} moving variances of {path!r} are negative."
+        least = float(np.min(variance))
+        yield RULE.finding(path, text, channels=number, smallest=least)
+    elif kind == "zero":
+        text = (
+            f"Every moving variance of {path!r} is 0: "
+            "inference divides by the square root of epsilon alone."
+        )
+        yield RULE.finding(path, text, "note" if meant else None, channels=number)
+    if vanished and (kind is None or meant):
+        text = (
+            f"{vanished} moving variances of {path!r} are 0, "
+            "and the data vary in these channels."
+        )
+        yield RULE.finding(path, text, channels=vanished)

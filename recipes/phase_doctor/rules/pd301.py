@@ -16,6 +16,11 @@ that is a note.
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import unmoved
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -28,3 +33,16 @@ RULE = Rule(
         "functional_learning_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for statistic in unmoved(seen):
+        path = statistic.layer.path
+        yield RULE.finding(
+            path,
+            f"The step trains the weights of {path!r} but leaves its moving statistics "
+            "unmoved: the layer runs in inference mode.",
+            executed=bool(seen.step and seen.step.ran),
+            statistics=int(statistic.now[0].size),
+            change=0.0,
+        )

@@ -21,6 +21,16 @@ neither input.
 ```
 """
 
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..evidence import Evidence, Statistic, Trace
+from ..noise import rms
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -34,3 +44,118 @@ RULE = Rule(
         "fit_explicit_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    writes = seen.step.trace.writes if seen.step else {}
+    for statistic in seen.statistics:
+        low, high = writes.get(statistic.mean, (0, 0))
+        if high > 1 and statistic.layer.trainable:
+            yield judge_one(seen, statistic, low, high)
+
+
+def judge_one(seen: Evidence, statistic: Statistic, low: float, high: float) -> Finding:
+    layer, path = statistic.layer, statistic.layer.path
+    times = f"{high:.0f}" if low == high else f"up to {high:.0f}"
+    evidence: dict[str, Any] = {"updates": high, "momentum": statistic.momentum}
+    if math.isinf(high):
+        times = "several"
+    elif statistic.momentum:
+        evidence["effective_momentum"] = statistic.momentum**high
+    trace = calls_of(seen, statistic)
+    outer = outer_calls(trace, statistic)
+    within = f"{path!r} updates its moving statistics {times} times a step,"
+    if len(outer) <= 1:
+        around = [trace.around(n)[1:2] for n in trace.of(layer)] if trace else []
+        looped = any(
+            trace.calls[i].layer.kind == "TimeDistributed"
+            for near in around
+            for i in near
+        )
+        if trace and same_within(trace, trace.of(layer)):
+            return RULE.finding(path, f"{within} on the same input.", **evidence)
+        if looped:
+            text = f"{within} once for every timestep."
+            return RULE.finding(path, text, "warning", **evidence)
+        text = f"{within} all within one call of the model."
+        return RULE.finding(path, text, "note", **evidence)
+    if moved_once(seen, statistic):
+        text = (
+            f"The step writes the statistics of {path!r} {times} times "
+            "and leaves them where one update would."
+        )
+        return RULE.finding(path, text, "note", **evidence)
+    origins = [trace.calls[n].origin for n in outer]
+    moves = f"The step moves the statistics of {path!r} {times} times"
+    if same_input(seen, trace, outer):
+        text = f"{moves} on the same input ({origins[0]})."
+        return RULE.finding(path, text, **evidence, inputs=origins)
+    text = (
+        f"{moves}, mixing the inputs of {len(outer)} calls: {', '.join(origins)}. "
+        "Inference normalises each of them with the mixture."
+    )
+    return RULE.finding(path, text, "warning", **evidence, inputs=origins)
+
+
+def calls_of(seen: Evidence, statistic: Statistic) -> Trace:
+    """Where the layer's calls can be seen: in the step, else in the model.
+
+    A training function that Keras keeps runs no Python when traced again.
+    """
+    step = seen.measure.step_calls() if seen.step and seen.step.by else None
+    if step is not None and step.of(statistic.layer):
+        return step
+    return seen.training or Trace("none")
+
+
+def outer_calls(trace: Trace, statistic: Statistic) -> list[int]:
+    """The outermost calls around those that update the layer, each once."""
+    layer = statistic.layer
+    updating = [
+        n for n in trace.of(layer) if trace.calls[n].training or not layer.stock
+    ]
+    return list(dict.fromkeys(trace.around(n)[-1] for n in updating))
+
+
+def moved_once(seen: Evidence, statistic: Statistic) -> bool:
+    """Whether the step took the statistics where one training pass takes them, within 2 %.
+
+    A second update on the same batch adds momentum times the first one, so it is seen
+    from momentum 0.02 on.
+    """
+    key, told, step = statistic.mean, seen.training, seen.step
+    if told is None or step is None or told.writes.get(key) != (1, 1):
+        return False
+    if key not in step.means:
+        return False
+    once = seen.measure.training_means()[key] - statistic.now[0]
+    return rms([step.means[key] - statistic.now[0] - once]) < 0.02 * rms([once])
+
+
+def same_input(seen: Evidence, trace: Trace, outer: list[int]) -> bool:
+    """Whether two of these outermost calls get the very same numbers."""
+    pairs = list(itertools.combinations(outer, 2))
+    inputs = {n: trace.calls[n].inputs for n in outer}
+    if any(inputs[a] and inputs[a] == inputs[b] for a, b in pairs):
+        return True
+    values = seen.measure.outer_inputs()
+    return any(
+        values.get(a)
+        and len(values[a]) == len(values.get(b, ()))
+        and all(map(np.array_equal, values[a], values[b]))
+        for a, b in pairs
+    )
+
+
+def same_within(trace: Trace, numbers: list[int]) -> bool:
+    """Whether one call hands two of these, or the same layer around each, one tensor."""
+    chains = [trace.around(n)[::-1] for n in numbers]
+    for first, second in itertools.combinations(chains, 2):
+        parted = (pair for pair in zip(first, second, strict=False) if len({*pair}) > 1)
+        fork = next(parted, None)
+        if fork is None:
+            continue
+        one, two = (trace.calls[n] for n in fork)
+        if one.layer is two.layer and one.sources and one.sources == two.sources:
+            return True
+    return False

@@ -27,6 +27,12 @@ def frozen(when):
 ```
 """
 
+from collections.abc import Iterator
+from typing import Any
+
+from ..evidence import Evidence
+from ..facts import changed_flags, goes_by_flags_of_now
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -39,3 +45,64 @@ RULE = Rule(
         "fine_tune_frozen_batchnorm",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    yield from stale(seen)
+    for layer in seen.layers:
+        if layer.trainable or layer.stateful or seen.step is None:
+            continue
+        moved = [
+            v.key
+            for v in seen.own(layer)
+            if v.key in seen.step.written and v.floating and not v.metric
+        ]
+        if not moved:
+            continue
+        evidence: dict[str, Any] = {"variables": len(moved), "executed": seen.step.ran}
+        why = reason(seen, moved)
+        if why is None:
+            text = (
+                f"{layer.path!r} is frozen and the step assigns its variables itself, "
+                "as an averaged copy would."
+            )
+            yield RULE.finding(layer.path, text, "note", **evidence)
+        else:
+            text = f"{layer.path!r} is frozen, but one step changes it: {why}."
+            yield RULE.finding(layer.path, text, **evidence)
+
+
+def stale(seen: Evidence) -> Iterator[Finding]:
+    """Frozen layers that the kept training function would write."""
+    flags = changed_flags(seen)
+    spared = bool(flags) and all(goes_by_flags_of_now(seen, layer) for layer in flags)
+    # An own train_step may write to a frozen layer on purpose; its trace is stale where
+    # a flag was changed later.
+    by_hand = seen.own_step
+    for layer in seen.layers:
+        if not any(v.key in seen.stale and v.floating for v in seen.own(layer)):
+            continue
+        flagged = any(changed.holds(layer) for changed in flags)
+        if not layer.trainable and (flagged or not by_hand):
+            yield RULE.finding(
+                layer.path,
+                f"{layer.path!r} is frozen, but the training function traced earlier "
+                "still writes its variables.",
+                "note" if spared else None,
+                executed=False,
+            )
+
+
+def reason(seen: Evidence, moved: list[int]) -> str | None:
+    """Why a frozen layer moves; None where the step means to set it."""
+    assert seen.step is not None
+    fresh = seen.measure.fresh_writes()
+    if fresh is not None and any(key not in fresh for key in moved):
+        return "the step was traced before the layer was frozen"
+    if seen.training and any(key in seen.training.writes for key in moved):
+        return "the layer updates itself without asking whether it is frozen"
+    if any(key in seen.step.optimized for key in moved):
+        return "the optimizer of the step still holds its weights"
+    if seen.step.by and not any(seen.measure.copies(key) for key in moved):
+        return "the step assigns to its variables what it computes from them alone"
+    return None

@@ -27,6 +27,11 @@ class Centre(keras.layers.Layer):
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import differs, said, share, stochastic
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -40,3 +45,27 @@ RULE = Rule(
         "subclass_training_arg",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for way in () if stochastic(seen) else seen.ways:
+        for rows, alone in way.halves:
+            pairs = [
+                (w[rows], a)
+                for w, a in zip(way.outputs, alone, strict=False)
+                if w.shape[:1] == (seen.samples,) and w[rows].shape == a.shape
+            ]
+            apart, evidence = differs(
+                seen, [w for w, _ in pairs], [a for _, a in pairs]
+            )
+            if not apart:
+                continue
+            name, part = way.trace.name, (int(rows[0]), int(rows[-1]) + 1)
+            where = seen.measure.first_difference(name, name, part)
+            starts = f"; it starts at {where!r}." if where else "."
+            text = (
+                f"With other batch mates the output of {said(seen, way)} "
+                f"changes by {share(evidence):.1%}{starts}"
+            )
+            yield RULE.finding(where, text, **evidence)
+            break

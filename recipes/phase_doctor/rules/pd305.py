@@ -29,6 +29,12 @@ class Noise(keras.layers.Layer):
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import said
+from ..noise import differences, draws, rms
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -42,3 +48,21 @@ RULE = Rule(
         "monte_carlo_dropout",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for way in seen.ways:
+        if way.again is None or not draws(way.outputs, way.again):
+            continue
+        distance = rms(differences(way.outputs, way.again))
+        size, name = rms(way.outputs), way.trace.name
+        where = seen.measure.first_difference(name, name)
+        yield RULE.finding(
+            where,
+            f"Two runs of {said(seen, way)} on one batch differ by "
+            f"{distance / max(size, 1e-30):.1%} of the output"
+            + (f"; {where!r} draws at random." if where else "."),
+            rms_difference=distance,
+            rms_output=size,
+            operations=sorted(way.trace.random),
+        )

@@ -30,6 +30,11 @@ class Average(keras.layers.Layer):
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..facts import said
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -42,3 +47,21 @@ RULE = Rule(
         "subclass_training_arg",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for way in seen.ways:
+        places: dict[str, int] = {}
+        for key in way.trace.writes:
+            variable = seen.variables.get(key)
+            if variable is None or key not in way.changed:
+                continue
+            # Metrics count, and a stateful RNN carries its state over, on purpose.
+            if not variable.metric and not variable.memory:
+                owner = variable.owner
+                where = owner.path if owner else variable.name or "a variable"
+                places[where] = places.get(where, 0) + 1
+        for where, number in places.items():
+            name = said(seen, way)
+            text = f"A run of {name} changes {number} variables of {where!r}."
+            yield RULE.finding(where, text, variables=number, route=name)

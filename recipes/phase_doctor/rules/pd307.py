@@ -32,6 +32,11 @@ True
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..gap import constant, effect_of, gap
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -45,3 +50,18 @@ RULE = Rule(
         "functional_learning_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    found = gap(seen)
+    if seen.phases is None or not constant(seen, found):
+        return
+    kind = "with the batch's own statistics" if effect_of(seen) else "in training"
+    yield RULE.finding(
+        found.far[0][0].layer.path if found.far else None,
+        f"Over the batch inference output varies by {found.low:.2g}, {kind} by "
+        f"{found.high:.2g}: inference says the same for every sample.",
+        spread_inference=found.low,
+        spread_training=found.high,
+        noise=max(found.least, seen.noise),
+    )

@@ -29,6 +29,12 @@ True
 ```
 """
 
+from collections.abc import Iterator
+from typing import Any
+
+from ..evidence import INFERENCE, TRAINING, Evidence
+from ..gap import by_itself, gap, ratio
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -42,3 +48,28 @@ RULE = Rule(
         "fit_explicit_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    found, phases = gap(seen), seen.phases
+    if phases is None or not (found.harmful or found.direct):
+        return
+    if found.far:
+        where = found.far[0][0].layer.path
+    elif phases.behind and not by_itself(seen):
+        where = max(phases.behind, key=lambda item: ratio(item[1]))[0].layer.path
+    else:
+        where = seen.measure.first_difference(INFERENCE, TRAINING)
+    losses: dict[str, Any] = seen.measure.losses()
+    outputs: dict[str, Any] = phases.outputs or {}
+    if losses:
+        said = (
+            f"the loss is {losses['loss_training']:.3g} in training "
+            f"and {losses['loss_inference']:.3g} in inference"
+        )
+    else:
+        moved = outputs.get("rms_between_phases")
+        moved = (phases.effect or {}).get("rms_change", 0.0) if moved is None else moved
+        said = f"outputs differ by {moved:.2g} (root mean square)"
+    text = f"On one batch the two phases disagree far beyond noise: {said}."
+    yield RULE.finding(where, text, **losses, **outputs, effect_size=found.size)

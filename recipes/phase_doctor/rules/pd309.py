@@ -28,7 +28,13 @@ class Fixed(Triggers):
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import BARE, Evidence
+from ..facts import differs, share
+from ..report import Finding
 from ..rule import Cure, Rule
+from .pd106 import leaking_call
 
 RULE = Rule(
     "PD309",
@@ -40,3 +46,32 @@ RULE = Rule(
         "functional_learning_phase",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    bare, model = seen.bare, seen.model.path
+    if bare is None or not seen.ways or bare in seen.ways:
+        return
+    way, base = seen.ways[-1], seen.base
+    if seen.own_predict and not differs(seen, bare.outputs, base)[0]:
+        # The phase is not what makes them differ.
+        other = len(bare.outputs) != len(way.outputs)
+        if other or differs(seen, bare.outputs, way.outputs)[0]:
+            text = "`predict_step` returns something else than `model(x)`."
+            yield RULE.finding(model, text, "note")
+        return
+    shapes = [[a.shape for a in outputs] for outputs in (bare.outputs, way.outputs)]
+    if shapes[0] != shapes[1]:
+        text = "`model(x)` and `predict` return different structures."
+        yield RULE.finding(model, text)
+        return
+    apart, evidence = differs(seen, bare.outputs, way.outputs)
+    if not apart:
+        return
+    leak = leaking_call(bare.trace)
+    if leak is not None:
+        where = bare.trace.calls[leak].layer.path
+    else:
+        where = seen.measure.first_difference(BARE, way.trace.name)
+    text = f"`model(x)` differs from `predict` by {share(evidence):.1%} of the output."
+    yield RULE.finding(where, text, **evidence)

@@ -22,6 +22,16 @@ model.set_weights(weights)
 ```
 """
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..evidence import Evidence
+from ..facts import stochastic
+from ..noise import ROUNDING_SIGMAS, rms, spread_of
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -34,3 +44,64 @@ RULE = Rule(
         "export_inference_model",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    artifact, pairs = seen.artifact, fitting(seen)
+    if artifact is None or artifact.outputs is None or not seen.ways:
+        return
+    if pairs is None:
+        shapes = [v.shape for v in artifact.outputs]
+        expected = [b.shape for b in seen.base]
+        text = f"{artifact.name} returns {shapes}, the model {expected}."
+        yield RULE.finding(None, text, outputs=len(artifact.outputs))
+        return
+    numbers = compared(seen)
+    if numbers is None or stochastic(seen) or within_noise(numbers):
+        return
+    share = numbers["rms_difference"] / max(rms(seen.base), 1e-30)
+    amount = f"by {share:.1%} of the output"
+    if not math.isfinite(share):
+        amount = "and answers what is not finite"
+    text = f"{artifact.name} differs from `model(x, training=False)` {amount}."
+    yield RULE.finding(None, text, **numbers)
+
+
+def fitting(seen: Evidence) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    """Each output of the model with the nearest of the artifact's of its shape.
+
+    Exporters may reorder outputs. None where one has no counterpart.
+    """
+    values = (seen.artifact.outputs if seen.artifact else None) or []
+    pairs = []
+    for expected in seen.base:
+        fits = [v for v in values if v.shape == expected.shape]
+        if not fits:
+            return None
+        nearest = [rms([v - expected]) for v in fits]
+        pairs.append((expected, fits[int(np.argmin(nearest))]))
+    return pairs
+
+
+def compared(seen: Evidence) -> dict[str, Any] | None:
+    """The distance of the artifact from the model, and what rounding explains."""
+    artifact, pairs = seen.artifact, fitting(seen)
+    if artifact is None or artifact.outputs is None or not pairs:
+        return None
+    largest = max((float(np.max(np.abs(b))) for b in seen.base if b.size), default=0.0)
+    return {
+        "rms_difference": rms([v - b for b, v in pairs]),
+        "rounding_noise": max(seen.noise, artifact.unit * largest),
+        "spread": spread_of([b for b in seen.base if b.ndim]),
+    }
+
+
+def within_noise(numbers: dict[str, Any]) -> bool:
+    distance, noise = numbers["rms_difference"], numbers["rounding_noise"]
+    return math.isfinite(distance) and distance <= ROUNDING_SIGMAS * noise
+
+
+def proves_nothing(numbers: dict[str, Any]) -> bool:
+    """Whether an artifact agrees where hardly anything could differ."""
+    still = numbers["spread"] <= ROUNDING_SIGMAS * numbers["rounding_noise"]
+    return within_noise(numbers) and still

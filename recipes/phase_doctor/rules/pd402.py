@@ -19,6 +19,10 @@ dice.
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Artifact, Evidence
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -31,3 +35,31 @@ RULE = Rule(
         "export_inference_model",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    artifact = seen.artifact
+    if artifact is None or not (artifact.writes or artifact.drawn):
+        return
+    written = [f"{artifact.writes} assignments to variables"] if artifact.writes else []
+    what = ", ".join(written + artifact.drawn)
+    # Keras draws the masks of an RNN in every phase and uses them in one.
+    idle = draws_idly(artifact)
+    yield RULE.finding(
+        None,
+        f"The endpoint of {artifact.name} holds {what}"
+        + (", which no output depends on." if idle else "."),
+        "note" if idle else None,
+        assignments=artifact.writes,
+        random_operations=artifact.drawn,
+    )
+
+
+def draws_idly(artifact: Artifact) -> bool:
+    """Whether all it writes are states of seeds, and two runs agree bit for bit."""
+    first, second = artifact.outputs, artifact.again
+    if not artifact.drawn or artifact.writes != artifact.seeds or not first:
+        return False
+    return second is not None and [a.tobytes() for a in first] == [
+        b.tobytes() for b in second
+    ]

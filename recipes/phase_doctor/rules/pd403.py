@@ -13,6 +13,10 @@ leaves the choice to the caller.
 ```
 """
 
+from collections.abc import Iterator
+
+from ..evidence import Evidence
+from ..report import Finding
 from ..rule import Cure, Rule
 
 RULE = Rule(
@@ -25,3 +29,10 @@ RULE = Rule(
         "export_inference_model",
     ),
 )
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    artifact = seen.artifact
+    if artifact is not None and artifact.fixed:
+        text = f"{artifact.name}: {'; '.join(artifact.fixed)}."
+        yield RULE.finding(None, text, inputs=artifact.fixed)
