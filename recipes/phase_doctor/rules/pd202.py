@@ -50,7 +50,7 @@ RULE = Rule(
         "train-longer-or-re-estimate",
         "Train for more steps, lower the momentum, or re-estimate the statistics over "
         "training batches.",
-        "fit_explicit_phase",
+        "recalibrate_batchnorm",
     ),
 )
 

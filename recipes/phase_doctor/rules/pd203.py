@@ -45,7 +45,7 @@ RULE = Rule(
     Cure(
         "re-estimate-after-the-bad-batch",
         "Find the batch that was empty or not finite, then re-estimate the statistics.",
-        "fit_explicit_phase",
+        "recalibrate_batchnorm",
     ),
 )
 

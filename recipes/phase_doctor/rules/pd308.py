@@ -45,7 +45,7 @@ RULE = Rule(
         "repair-statistics-or-layer",
         "Repair the moving statistics, or the layer that behaves differently in the "
         "two phases.",
-        "fit_explicit_phase",
+        "recalibrate_batchnorm",
     ),
 )
 
