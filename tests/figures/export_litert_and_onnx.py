@@ -42,8 +42,8 @@ def measure() -> dict:
     scale.adapt(x)
     first = {
         "ReLU": layers.Conv2D(8, 3, activation="relu"),
-        "GELU": layers.Conv2D(8, 3, activation="gelu"),
         "Normalization": scale,
+        "GELU": layers.Conv2D(8, 3, activation="gelu"),
         "groups=2": layers.Conv2D(8, 3, groups=2),
     }
     nets = {
@@ -57,7 +57,7 @@ def measure() -> dict:
         cells = [{"text": name, "role": "good" if ok else "bad"} for name, ok in right.items()]
         panels.append({"title": title, "kind": "strip", "cells": cells})
     return {
-        "says": f"Four small nets to ONNX, each with one such layer: {counts[0]} of them answer as the net does when "
-        f"tf2onnx converts them alone, {counts[1]} by the recipe.",
+        "says": f"Four small nets, each with one such layer: tf2onnx alone makes {counts[0]} ONNX file that answers as "
+        f"its net does, the recipe makes {counts[1]}.",
         "panels": panels,
     }

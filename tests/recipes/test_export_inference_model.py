@@ -235,6 +235,7 @@ def test_a_dataclass_output_is_refused_by_name(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_keras_file_of_a_foreign_layer_needs_custom_objects_and_says_so(tmp_path) -> None:
     class Foreign(layers.Layer):
         def call(self, x):

@@ -91,7 +91,7 @@ def everyday(name: str) -> tuple[keras.Model, np.ndarray]:
     scale = layers.Normalization()
     stacks = {
         "normalization": (X, scale, layers.Dense(3)),
-        "normalization_given": (X, layers.Normalization(mean=3.0, variance=4.0), layers.Dense(3)),
+        "normalization_given": (X, layers.Normalization(mean=[3.0] * 8, variance=[4.0] * 8), layers.Dense(3)),
         "gelu": (X, layers.Dense(8, activation="gelu"), layers.Dense(3)),
         "grouped_convolution": (IMAGES, layers.Conv2D(8, 3, groups=2), layers.Flatten(), layers.Dense(3)),
     }
@@ -165,6 +165,18 @@ def test_cure_a_transformer_block_and_a_recurrent_layer_reach_onnx(tmp_path) -> 
     x = layers.LayerNormalization()(inputs + layers.MultiHeadAttention(2, 4)(inputs, inputs))
     x = layers.GRU(4)(layers.Dense(8, activation="gelu")(x))
     assert export(keras.Model(inputs, x), tmp_path, IMAGES[:, 0], ONNX)["model.onnx"] < 1e-5
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_cure_half_precision_reaches_onnx_and_litert_says_why_not(tmp_path) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    path = saved(norm_model(), tmp_path / "saved_model", X)
+    off = recipe.export_litert_and_onnx(path, X, tmp_path / "out", ONNX, tolerance=1e-2)
+    assert off["model.onnx"] < 4e-3  # four roundings of float16
+    with pytest.raises(ValueError, match=r"LiteRT cannot hold .*MatMul.*half precision a model built in float32"):
+        recipe.export_litert_and_onnx(path, X, tmp_path / "refused", LITERT)
+    assert not (tmp_path / "refused").exists()
 
 
 # --- Refused by name, and nothing left --------------------------------------------------------------------------------
