@@ -99,16 +99,15 @@ def test_cure_the_train_step_updates_the_statistics_once_and_exactly(build: Call
     np.testing.assert_allclose(variance, MOMENTUM + (1 - MOMENTUM) * X.var(axis=0), rtol=1e-5)
 
 
-@MODELS
-def test_dropout_is_on_in_the_train_step_and_off_in_the_bare_one(build: Callable[[], Any]) -> None:
-    model, optimizer = build(), keras.optimizers.SGD(0.0)  # nothing learns: only dropout can tell two calls apart
+def test_dropout_is_on_in_the_train_step_and_off_in_the_bare_one() -> None:
+    model, optimizer = nested(), keras.optimizers.SGD(0.0)  # nothing learns: only dropout can tell two calls apart
     train_step, _ = recipe.make_steps(model, optimizer, LOSS)
     bare = recipe.make_bare_step(model, optimizer, LOSS)
     assert float(train_step(X, Y)) != float(train_step(X, Y))
     assert float(bare(X, Y)) == float(bare(X, Y))
 
 
-@pytest.mark.parametrize("build", [sequential, functional, nested, DefaultTrue])
+@pytest.mark.parametrize("build", [nested, DefaultTrue])
 def test_the_test_step_is_inference_and_changes_nothing(build: Callable[[], Any]) -> None:
     model = build()
     model(X, training=True)
@@ -157,12 +156,11 @@ def test_loss_scaling_is_honoured(make: Callable[..., Any]) -> None:
 # The views
 
 
-@MODELS
-def test_cure_code_that_calls_model_x_trains_through_a_view_exactly_as_the_steps_do(build: Callable[[], Any]) -> None:
+def test_cure_code_that_calls_model_x_trains_through_a_view_exactly_as_the_steps_do() -> None:
     results = []
     for through_view in (True, False):
         keras.utils.set_random_seed(3)
-        model, optimizer = build(), keras.optimizers.SGD(0.1)
+        model, optimizer = nested(), keras.optimizers.SGD(0.1)
         metrics = [keras.metrics.SparseCategoricalAccuracy()]
         if through_view:
             step = recipe.make_bare_step(recipe.PhaseView(model, True), optimizer, LOSS, metrics)
