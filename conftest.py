@@ -6,13 +6,17 @@ import re
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from sybil import Example, Sybil
+from sybil import Document, Example, Sybil
+from sybil.document import PythonDocStringDocument
 from sybil.evaluators.python import PythonEvaluator
+from sybil.example import NotEvaluated
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
+from sybil.sybil import SybilCollection
 
 ROOT = Path(__file__).parent
 INCLUDE = re.compile(r'^--8<-- "(?P<path>[^":]+)(?::(?P<section>[\w-]+))?"$', re.MULTILINE)
@@ -78,12 +82,34 @@ def end_page(namespace: dict) -> None:
     namespace.clear()
 
 
-pytest_collect_file = Sybil(
-    parsers=[FenceParser()],
-    patterns=["*.md"],
-    setup=start_page,
-    teardown=end_page,
-).pytest()
+class RulePage(PythonDocStringDocument):
+    """The page of one of the doctor's rules: its module's docstring."""
+
+    def import_document(self, example: Example) -> None:
+        raise NotEvaluated  # the examples are a reader's session, not the module's own names
+
+
+def start_rules(page: Path, namespace: dict) -> None:
+    """Run what "the examples of this page share": the fences of the page that shows these rules."""
+    start_page(namespace)
+    document = Document(page.read_text(encoding="utf-8"), str(page))
+    for region in FenceParser().codeblock_parser(document):
+        exec(compile(region.parsed, str(page), "exec", dont_inherit=True), namespace)
+
+
+PAGES = Sybil(parsers=[FenceParser()], patterns=["*.md"], setup=start_page, teardown=end_page)
+RULES = [
+    Sybil(
+        parsers=[FenceParser()],
+        path="recipes/phase_doctor/rules",
+        patterns=[f"pd{number}*.py"],
+        document_types={".py": RulePage},
+        setup=partial(start_rules, ROOT / f"docs/reference/doctor/{page}.md"),
+        teardown=end_page,
+    )
+    for number, page in enumerate(("index", "structure", "state", "behaviour", "artifact"))
+]
+pytest_collect_file = SybilCollection([PAGES, *RULES]).pytest()
 
 
 def restore_defaults() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import re
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 import figures
 import search
@@ -22,6 +24,7 @@ import search
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 FIGURE = re.compile(r"^<!-- figure: (?P<name>\w+) -->$", re.MULTILINE)
+RULES = re.compile(r"^<!-- rules: (?P<prefix>PD\d) -->$", re.MULTILINE)
 FENCE_OF_PROMPTS = re.compile(r"^(?P<indent>[ \t]*)```python\n(?=[ \t]*>>>)", re.MULTILINE)
 NOTEBOOK_CODE = re.compile(r'<div class="highlight-ipynb[^"]*"><pre>(?:<span></span>)?(?P<code>.*?)</pre>', re.DOTALL)
 LINK_TO_SOURCE = re.compile(r'href="(?!https?:)(?P<page>[^"#]+)\.(?:md|py)(?P<anchor>#[^"]*)?"')
@@ -77,6 +80,24 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def rule_pages(prefix: str) -> str:
+    """Return the sections of the doctor's rules whose code begins with `prefix`, made from the rules themselves."""
+    from phase_doctor.rules import MODULES
+
+    sections = []
+    for code, module in MODULES.items():
+        if not code.startswith(prefix):
+            continue
+        title, _, body = inspect.getdoc(module).partition("\n")
+        cures = [
+            f"- {cure.text}" + (f" [`{cure.recipe}`](../../recipes/{cure.recipe}.md)" if cure.recipe else "")
+            for cure in module.RULE.cures.values()
+        ]
+        head = f"{'###' if prefix == 'PD0' else '##'} {title} {{ #{code.lower()} }}"
+        sections.append("\n\n".join([head, body.strip(), "**Use instead.**", "\n".join(cures)]))
+    return "\n\n".join(sections)
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Put a download button under a recipe page's title, draw its figure, and let Pygments know prompts as prompts."""
     path = Path(page.file.src_uri)
@@ -89,6 +110,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             raise ValueError(f"{path} must open with its title")
         button = f'[:material-download: {name}](files/{name}){{ .md-button .recipe-file download="{name}" }}'
         markdown = f"{title}\n\n{button}\n\n{rest}"
+    markdown = RULES.sub(lambda marker: rule_pages(marker["prefix"]), markdown)
     markdown = FIGURE.sub(lambda marker: figures.figure(marker["name"]), markdown)
     return FENCE_OF_PROMPTS.sub(r"\g<indent>```pycon\n", markdown)
 

@@ -1,5 +1,6 @@
 """No Python-looking fence escapes: each one is collected by sybil or carries a printed reason."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -13,8 +14,11 @@ spec = importlib.util.spec_from_file_location("root_conftest", ROOT / "conftest.
 assert spec and spec.loader
 conftest = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(conftest)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WITH_MACROS = [page for page in PAGES if "render_macros: true" in page.read_text(encoding="utf-8")]
+RULES = sorted((ROOT / "recipes/phase_doctor/rules").glob("pd*.py"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *RULES]
+WITH_MACROS = [
+    page for page in PAGES if page.suffix == ".md" and "render_macros: true" in page.read_text(encoding="utf-8")
+]
 # An opening fence whose language looks like Python, however it is spelled.
 PYTHON_LIKE = re.compile(
     r"^[ \t>]*(?:`{3,}|~{3,})[ \t]*(\{?[ \t]*\.?(?:py\b|python\w*|pycon\w*|ipython\w*).*)$",
@@ -32,6 +36,8 @@ def collected_fences(text: str) -> int:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_python_fence_is_collected(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    if page in RULES:  # its docstring is its page
+        text = ast.get_docstring(ast.parse(text)) or ""
     looking = PYTHON_LIKE.findall(text)
     excused = len(NOT_RUN.findall(text))
     assert len(looking) == collected_fences(text) + excused, f"{page.name}: fences {looking}; spell them ```python"
