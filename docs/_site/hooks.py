@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 import figures
 import search
+from phase_doctor.rules import MODULES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
@@ -82,8 +83,6 @@ def on_files(files: Files, config: Any) -> Files:
 
 def rule_pages(prefix: str) -> str:
     """Return the sections of the doctor's rules whose code begins with `prefix`, made from the rules themselves."""
-    from phase_doctor.rules import MODULES
-
     sections = []
     for code, module in MODULES.items():
         if not code.startswith(prefix):
