@@ -1,7 +1,7 @@
 """Examine a Keras model and its training step, and name every phase bug with evidence.
 
 Symptom: Training looks fine and validation does not, or the export disagrees.
-Cause: A layer runs in another phase than meant, or its statistics do not fit its weights.
+Cause: A layer runs in another phase than meant, or its statistics do not fit.
 Fix: `diagnose(model, x, y, train_step=step)` names each fault by a stable code, says
 which layer, gives the numbers and the cure; `assert_healthy(...)` does so in a test.
 Holds on: Keras 3.0 to 3.16.dev on TensorFlow, and tf_keras 2.21; Python 3.11 and newer.

@@ -1,4 +1,4 @@
-"""The reader's data."""
+"""The reader's data: one batch of it, as tensors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import tensorflow as tf
 
 from .report import CannotExamine
 
+ONE_SHOT = (
+    "`x` is a one-shot iterator: one batch was taken from it and cannot be put back."
+)
+
 
 def inputs_of(model: Any) -> list[Any]:
     """The model's symbolic inputs; none for a subclass or an unbuilt model."""
@@ -21,113 +25,94 @@ def inputs_of(model: Any) -> list[Any]:
 
 
 def is_array(value: Any) -> bool:
-    return (
-        tf.is_tensor(value)
-        or isinstance(value, (np.ndarray, np.generic))
-        or hasattr(value, "__array__")
-    )
+    array = isinstance(value, (np.ndarray, np.generic))
+    return tf.is_tensor(value) or array or hasattr(value, "__array__")
 
 
-def as_tensor(leaf: Any) -> Any:
-    return leaf if leaf is None or tf.is_tensor(leaf) else tf.convert_to_tensor(leaf)
+def as_tensors(data: Any) -> Any:
+    def tensor(leaf: Any) -> Any:
+        known = leaf is None or tf.is_tensor(leaf)
+        return leaf if known else tf.convert_to_tensor(leaf)
+
+    return tf.nest.map_structure(tensor, data)
 
 
-def read_batches(
-    model: Any, x: Any, y: Any, most: int
-) -> tuple[list[tuple[Any, Any]], str | None]:
-    """At most `most` batches as (x, y) of tensors, and a remark when something was used up that cannot be put back."""
+def first_batch(model: Any, x: Any, y: Any) -> tuple[tuple[Any, Any], str | None]:
+    """The first (x, y) as tensors, and a remark when something was used up for it."""
     remark = None
-    width = len(inputs_of(model))
-    several = (
-        isinstance(x, (list, tuple)) and bool(x) and not isinstance(x[0], (int, float))
-    )
     if is_array(x) or isinstance(x, Mapping):
-        pairs = [(x, y)]
-    elif (
-        several
-        and all(isinstance(item, tuple) and len(item) in (2, 3) for item in x)
-        and y is None
-    ):
-        pairs = [(item[0], item[1]) for item in x[:most]]
-    elif (
-        isinstance(x, list)
-        and several
-        and len(x) != width
-        and width > 0
-        and all(is_array(item) for item in x)
-    ):
-        targets = (
-            y if isinstance(y, (list, tuple)) and len(y) == len(x) else [None] * len(x)
-        )
-        pairs = list(zip(x, targets, strict=False))[:most]
+        pair = (x, y)
     elif isinstance(x, (list, tuple)):
-        # Plain nested numbers are one array; anything else is a structure of inputs.
-        numbers = not any(
-            leaf is None or is_array(leaf) or isinstance(leaf, str)
-            for leaf in tf.nest.flatten(x)
-        )
-        pairs = [(np.asarray(x) if numbers else x, y)]
+        pair = of_list(x, y, len(inputs_of(model)))
     else:
-        once = isinstance(x, Iterator)
-        if once:
-            most = 1
-            remark = "`x` is a one-shot iterator: one batch was taken from it and cannot be put back."
-        pairs = []
-        if hasattr(x, "__getitem__") and hasattr(x, "__len__"):
-            source: Iterable[Any] = (x[i] for i in range(len(x)))
-        elif isinstance(x, Iterable):
-            source = x
-        else:
-            raise CannotExamine(
-                f"`x` is {type(x).__name__}: hand the doctor a batch (array, tensor, dict, tuple) or batches."
-            )
-        for item in source:
-            if isinstance(item, (tuple, list)) and len(item) in (2, 3) and y is None:
-                pairs.append((item[0], item[1]))
-            else:
-                pairs.append(
-                    (
-                        item[0]
-                        if isinstance(item, (tuple, list)) and len(item) == 1
-                        else item,
-                        y,
-                    )
-                )
-            if len(pairs) == most:
-                break
-        if not pairs:
-            raise CannotExamine(
-                "`x` yields no batch: hand the doctor at least one batch of data."
-            )
-    read = [
-        (tf.nest.map_structure(as_tensor, a), tf.nest.map_structure(as_tensor, b))
-        for a, b in pairs
-    ]
-    sizes = {
-        int(leaf.shape[0])
-        for leaf in tf.nest.flatten(read[0][0])
-        if leaf is not None and leaf.shape.rank
-    }
-    if 0 in sizes:
+        remark = ONE_SHOT if isinstance(x, Iterator) else None
+        pair = of_iterable(x, y)
+    given, target = as_tensors(pair[0]), as_tensors(pair[1])
+    leaves = [t for t in tf.nest.flatten(given) if t is not None and t.shape.rank]
+    if any(leaf.shape[0] == 0 for leaf in leaves):
         raise CannotExamine(
-            "The first batch of `x` is empty: hand the doctor a batch with samples in it."
+            "The first batch of `x` is empty: "
+            "hand the doctor a batch with samples in it."
         )
-    return read, remark
+    return (given, target), remark
+
+
+def is_pair(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) in (2, 3)
+
+
+def of_list(x: Any, y: Any, width: int) -> tuple[Any, Any]:
+    """Pairs, batches, plain numbers, or one batch for a model of several inputs."""
+    several = bool(x) and not isinstance(x[0], (int, float))
+    if several and y is None and all(is_pair(item) for item in x):
+        return x[0][0], x[0][1]
+    arrays = all(is_array(item) for item in x)
+    if isinstance(x, list) and several and len(x) != width > 0 and arrays:
+        targets = isinstance(y, (list, tuple)) and len(y) == len(x)
+        return x[0], y[0] if targets else None
+    leaves = tf.nest.flatten(x)
+    # Plain nested numbers are one array; anything else is a structure of inputs.
+    if any(leaf is None or is_array(leaf) or isinstance(leaf, str) for leaf in leaves):
+        return x, y
+    return np.asarray(x), y
+
+
+def of_iterable(x: Any, y: Any) -> tuple[Any, Any]:
+    if hasattr(x, "__getitem__") and hasattr(x, "__len__"):
+        source: Iterable[Any] = (x[i] for i in range(len(x)))
+    elif isinstance(x, Iterable):
+        source = x
+    else:
+        raise CannotExamine(
+            f"`x` is {type(x).__name__}: "
+            "hand the doctor a batch (array, tensor, dict, tuple) or batches."
+        )
+    for item in source:
+        if not isinstance(item, (tuple, list)):
+            return item, y
+        if len(item) in (2, 3) and y is None:
+            return item[0], item[1]
+        return item[0] if len(item) == 1 else item, y
+    raise CannotExamine(
+        "`x` yields no batch: hand the doctor at least one batch of data."
+    )
 
 
 def model_input(x: Any) -> Any:
-    """Float64 leaves in Keras's own float type, as `fit` and `predict` would hand them on."""
+    """Float64 leaves in Keras's own float type, as `fit` and `predict` hand them on."""
     floatx = tf.as_dtype(keras.backend.floatx())
-    return tf.nest.map_structure(
-        lambda t: tf.cast(t, floatx) if t is not None and t.dtype == tf.float64 else t,
-        x,
-    )
+
+    def cast(t: Any) -> Any:
+        return t if t is None or t.dtype != tf.float64 else tf.cast(t, floatx)
+
+    return tf.nest.map_structure(cast, x)
 
 
 def rows_of(x: Any, index: np.ndarray) -> Any:
-    return tf.nest.map_structure(
-        lambda t: None if t is None else tf.gather(t, index), x
-    )
+    def gather(t: Any) -> Any:
+        return None if t is None else tf.gather(t, index)
+
+    return tf.nest.map_structure(gather, x)
 
 
 def size_of(x: Any) -> int | None:

@@ -14,7 +14,7 @@ from .variables import Snapshot
 
 
 def build(subject: Subject, clock: Clock) -> None:
-    """Creates the variables of an unbuilt model by tracing a call, which runs nothing."""
+    """Creates the variables of an unbuilt model by tracing a call; runs nothing."""
     model = subject.model
     before = len(variables_of(model))
     if not has_call(model) or (getattr(model, "built", True) and before):

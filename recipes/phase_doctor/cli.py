@@ -27,7 +27,7 @@ NOISE = (
 
 @contextlib.contextmanager
 def start_up_lines_hidden() -> Iterator[None]:
-    """Sends stderr nowhere: TensorFlow's C++ side writes there before it can be told."""
+    """Sends stderr nowhere: TensorFlow writes there before it can be told not to."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -7,7 +7,7 @@ import time
 
 
 class Clock:
-    """Counts tracing apart from running, and says what is going on once two seconds have passed."""
+    """Counts tracing apart from running; speaks up once two seconds have passed."""
 
     def __init__(self, show: bool) -> None:
         self.start, self.tracing = time.perf_counter(), 0.0

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .batches import read_batches
+from .batches import first_batch
 from .bench import Bench
 from .building import build
 from .clock import Clock
@@ -64,7 +64,7 @@ def visit(
     artifact = None if artifact is None else Path(artifact)
     check(model, train_step, artifact, allow)
     clock = Clock(progress)
-    (batch,), remark = read_batches(model, x, y, 1)
+    batch, remark = first_batch(model, x, y)
     subject = Subject(model, batch, train_step, loss)
     if remark:
         subject.remarks.append(remark)

@@ -66,7 +66,7 @@ class Variable:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a layer in a trace; tensors are numbers, the same for the same one."""
+    """One call of a layer in a trace; a tensor is a number."""
 
     layer: Layer
     parent: int | None = None
@@ -156,8 +156,9 @@ class Phases:
     outputs: dict[str, float] | None = None  # distance and spreads of the outputs
     effect: dict[str, float] | None = None  # of the batch's own statistics
     training: Arrays = field(default_factory=list)
-    substituted: Arrays = field(default_factory=list)  # by the batch's own statistics
-    moving: Arrays = field(default_factory=list)  # inference on the same samples
+    # Inference with the batch's own statistics, and with the moving ones.
+    substituted: Arrays = field(default_factory=list)
+    moving: Arrays = field(default_factory=list)
     vanished: dict[int, int] = field(default_factory=dict)  # variances 0 in live data
 
 

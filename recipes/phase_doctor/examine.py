@@ -191,8 +191,10 @@ def run_inference(
             outputs = bench.outputs(routes[BARE], subject.x)
         evidence.bare = Way(views.trace(routes[BARE]), outputs)
     if size is None or size < 2:
-        text = "Whether inference depends on batch mates needs a batch of at least two samples."
-        evidence.remarks.append(text)
+        evidence.remarks.append(
+            "Whether inference depends on batch mates needs a batch of at least two "
+            "samples."
+        )
     evidence.noise = rounding_noise(evidence, bench, routes[INFERENCE])
 
 

@@ -103,7 +103,7 @@ def forgotten(seen: Evidence) -> list[Statistic]:
 
 
 def keeps_what_it_got(seen: Evidence, told: Trace, statistic: Statistic) -> bool:
-    """Whether the model keeps statistics that came from somewhere, whatever it is told."""
+    """Whether the model keeps statistics that came from somewhere, told or not."""
     if statistic.mean in told.writes or untouched(statistic):
         return False
     return any(decided(seen, told, number) for number in told.of(statistic.layer))
@@ -185,7 +185,7 @@ def untracked_layers(seen: Evidence) -> list[Layer]:
 
 
 def counts_untracked(seen: Evidence, layer: Layer) -> bool:
-    """Whether an untracked layer is about phases: it heeds them, or training writes it."""
+    """Whether it is about phases: the layer heeds them, or training writes it."""
     writes = seen.training.writes if seen.training else {}
     return layer.heeds or layer.norm or any(key in writes for key in layer.variables)
 
@@ -250,7 +250,7 @@ def values_broken(seen: Evidence) -> bool:
 
 @remembered
 def changed_flags(seen: Evidence) -> dict[Layer, bool]:
-    """Layers whose `trainable` is not what `compile` or the optimizer saw; that flag."""
+    """Layers whose `trainable` is not what `compile` saw, and what it saw."""
     if not seen.compiled:
         return {}
     changed = {

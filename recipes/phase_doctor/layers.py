@@ -14,6 +14,10 @@ import tensorflow as tf
 
 from .variables import handle_of
 
+STOCK = ("keras", "tf_keras", "tensorflow", "keras_hub", "keras_cv")
+AUGMENTS = ("AutoContrast", "CutMix", "MixUp", "RandAugment", "AugMix")
+WRAPPERS = ("TimeDistributed", "Bidirectional", "RNN", "Wrapper")
+
 
 @dataclasses.dataclass
 class Node:
@@ -45,7 +49,7 @@ def walk(model: Any) -> dict[int, Node]:
 
 
 def library_of(layer: Any) -> Any:
-    """The Keras package that `layer` belongs to: `keras` or `tf_keras`; None when it is no Keras layer."""
+    """The Keras package that a layer belongs to; None when it is no Keras layer."""
     for name in ("keras", "tf_keras"):
         package = sys.modules.get(name)
         if package is not None and isinstance(layer, package.layers.Layer):
@@ -56,7 +60,7 @@ def library_of(layer: Any) -> Any:
 
 
 def phase_parameter(layer: Any) -> inspect.Parameter | None:
-    """The parameter `training` of `layer.call` as Keras sees it, or None when there is none."""
+    """The parameter `training` of `layer.call` as Keras sees it, or None."""
     try:
         return inspect.signature(layer.call).parameters.get("training")
     except (TypeError, ValueError):
@@ -80,17 +84,11 @@ def is_batchnorm(layer: Any) -> bool:
 
 
 def is_stock(layer: Any) -> bool:
-    return type(layer).__module__.split(".")[0] in (
-        "keras",
-        "tf_keras",
-        "tensorflow",
-        "keras_hub",
-        "keras_cv",
-    )
+    return type(layer).__module__.split(".")[0] in STOCK
 
 
 def heeds_phase(layer: Any) -> bool:
-    """Whether this leaf does something else when told another phase, judged by its own settings."""
+    """Whether this leaf does something else in another phase, by its own settings."""
     if is_batchnorm(layer):
         return bool(layer.trainable)
     if phase_parameter(layer) is None:
@@ -103,13 +101,7 @@ def heeds_phase(layer: Any) -> bool:
         return False
     if is_stock(layer):
         name = type(layer).__name__
-        return name.startswith("Random") or name in (
-            "AutoContrast",
-            "CutMix",
-            "MixUp",
-            "RandAugment",
-            "AugMix",
-        )
+        return name.startswith("Random") or name in AUGMENTS
     return True
 
 
@@ -124,44 +116,24 @@ def has_call(model: Any) -> bool:
 
 
 def is_true(training: Any) -> bool:
-    return (
-        bool(training)
-        if isinstance(training, (bool, int, np.bool_))
-        else training is not None
-    )
+    """A tensor for a phase may be true."""
+    if isinstance(training, (bool, int, np.bool_)):
+        return bool(training)
+    return training is not None
 
 
 def is_wrapper(layer: Any) -> bool:
-    return type(layer).__name__ in (
-        "TimeDistributed",
-        "Bidirectional",
-        "RNN",
-        "Wrapper",
-    )
+    return type(layer).__name__ in WRAPPERS
 
 
 def bare_variables(layer: Any) -> set[int]:
-    """Handles of the `tf.Variable` objects in a layer's attributes, and in lists and dicts there."""
+    """Keys of `tf.Variable` objects in a layer's attributes, and in lists there."""
     found: list[Any] = []
     for value in vars(layer).values():
-        parts = (
-            value.values()
-            if isinstance(value, Mapping)
-            else value
-            if isinstance(value, (list, tuple))
-            else [value]
-        )
+        parts: Any = [value]
+        if isinstance(value, Mapping):
+            parts = value.values()
+        elif isinstance(value, (list, tuple)):
+            parts = value
         found += [part for part in parts if isinstance(part, tf.Variable)]
     return {id(handle_of(variable)) for variable in found}
-
-
-def is_stateless(layer: Any) -> bool:
-    try:
-        return not layer.variables
-    except Exception:
-        return False
-
-
-def defaults_to_training(layer: Any) -> bool:
-    parameter = phase_parameter(layer)
-    return parameter is not None and parameter.default is True

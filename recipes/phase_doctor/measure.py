@@ -1,4 +1,4 @@
-"""Measurements that few rules ask for: each made once, when first asked, from the snapshot.
+"""Measurements that few rules ask for: each made once, when first asked.
 
 Every one begins with the variables as they were found, states of seed generators
 included, and leaves them so; the order in which rules ask does not matter.
@@ -175,7 +175,7 @@ class Measure:
         return self.views.trace_of("step", recorder, effects, found.concrete, origins)
 
     def fresh_writes(self) -> frozenset[int] | None:
-        """What the step would write if traced now; None where no older trace is kept."""
+        """What the step would write if traced now; None where no older one is kept."""
         if self.step is None or not self.step.kept:
             return None
         calls = self.step_calls()

@@ -31,7 +31,7 @@ def alike(x: Any) -> bool:
 def gather_phases(
     evidence: Evidence, bench: Bench, infer: Route, told: Route
 ) -> Phases | None:
-    """Runs the training phase on the batch and on its halves; None says why it cannot."""
+    """Runs the training phase on the batch and its halves; a remark says why not."""
     x, size, snapshot = bench.subject.x, evidence.samples, bench.snapshot
     if size is None or size < 4:
         return None
@@ -160,12 +160,12 @@ def batch_statistics(
 def compare_statistics(
     statistic: Statistic, batch: list[tuple[np.ndarray, Any]], phases: Phases
 ) -> dict[str, float]:
-    """Distance of moving from batch statistics, its noise, and what is left of the start."""
+    """Distance of moving from batch statistics, its noise; what the start still is."""
     (mean, variance), *halves = batch
     moving, moving_variance = statistic.now
     start, start_variance = statistic.first
     if variance is not None and moving_variance is not None:
-        # A channel that never varies may reach 0; one that varies in this batch may not.
+        # A channel that never varies may reach 0; one that varies here may not.
         wrong = int(np.sum((moving_variance == 0) & (variance > 1e-6)))
         if wrong:
             phases.vanished[statistic.mean] = wrong

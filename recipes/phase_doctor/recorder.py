@@ -26,7 +26,7 @@ class Record:
 
 
 class Recorder:
-    """Notes, while a graph is traced, which layer was called how. Everything patched is put back on exit."""
+    """Notes, while a graph is traced, which layer was called how; unpatches on exit."""
 
     def __init__(self, layers: Iterable[Any], packages: Iterable[Any]) -> None:
         self.calls: list[Record] = []

@@ -16,7 +16,7 @@ SCHEMA = 1
 
 
 class CannotExamine(ValueError):
-    """The doctor was handed something it cannot examine; the message says what to hand it instead."""
+    """The doctor was handed what it cannot examine; the message says what it can."""
 
 
 # --8<-- [start:diagnosis]
@@ -27,7 +27,7 @@ class Finding:
     Attributes:
         code: Stable rule code, such as `"PD301"`.
         severity: `"error"`, `"warning"` or `"note"`.
-        where: Path of the layer (`"backbone/bn1"`), or None when the whole model is meant.
+        where: Path of the layer (`"backbone/bn1"`), or None for the whole model.
         message: One sentence about this model.
         evidence: The measured numbers behind the message.
         cure: What to do.
@@ -53,7 +53,7 @@ class Diagnosis:
 
     Attributes:
         findings: Every `Finding`, errors, warnings and notes.
-        timing: Seconds spent: `"tracing"` is the doctor's own graph building, `"running"` the rest.
+        timing: Seconds: `"tracing"` is the doctor's own graphs, `"running"` the rest.
         versions: TensorFlow and Keras release examined.
         model: Name of the examined model.
     """
@@ -76,7 +76,7 @@ class Diagnosis:
         )
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The whole diagnosis as a JSON object; numbers that are not finite become strings."""
+        """The diagnosis as a JSON object; numbers that are not finite are strings."""
         body = {
             "schema": SCHEMA,
             "ok": self.ok,
@@ -90,37 +90,28 @@ class Diagnosis:
         )
 
     def __str__(self) -> str:
-        groups: dict[tuple[str, str, str | None], list[Finding]] = {}
+        groups: dict[tuple[str, str, str], list[Finding]] = {}
         for finding in self.findings:
             # Fifty layers with one fault are one row.
-            kind = re.sub(
-                r"[\d.]+(e[+-]?\d+)?",
-                "#",
-                finding.message.replace(repr(finding.where), "@"),
-            )
-            groups.setdefault((finding.code, finding.severity, kind), []).append(
-                finding
-            )
+            kind = finding.message.replace(repr(finding.where), "@")
+            kind = re.sub(r"[\d.]+(e[+-]?\d+)?", "#", kind)
+            row = (finding.code, finding.severity, kind)
+            groups.setdefault(row, []).append(finding)
         faults = sum(f.severity != "note" for f in self.findings)
+        state = "healthy" if self.ok else f"{faults} findings"
         releases = ", ".join(
-            f"{name} {version}" for name, version in self.versions.items()
+            f"{name} {number}" for name, number in self.versions.items()
         )
-        lines = [
-            f"{self.model}: {'healthy' if self.ok else f'{faults} findings'} ({releases})"
-        ]
-        for members in groups.values():
-            first, more = members[0], len(members) - 1
-            where = (first.where or "whole model") + (
-                f" and {more} more" if more else ""
-            )
+        lines = [f"{self.model}: {state} ({releases})"]
+        for first, *others in groups.values():
+            where = first.where or "whole model"
+            more = f" and {len(others)} more" if others else ""
             cause = f"  (caused by {first.caused_by})" if first.caused_by else ""
-            lines.append(f"{first.code}  {first.severity:<7}  {where}{cause}")
+            lines.append(f"{first.code}  {first.severity:<7}  {where}{more}{cause}")
             lines.append(f"       {first.message}")
             if first.severity != "note":
-                lines.append(
-                    f"       cure: {first.cure}"
-                    + (f" [{first.recipe}]" if first.recipe else "")
-                )
+                recipe = f" [{first.recipe}]" if first.recipe else ""
+                lines.append(f"       cure: {first.cure}{recipe}")
         return "\n".join(lines)
 
 
@@ -128,7 +119,7 @@ class Diagnosis:
 
 
 def plain(value: Any) -> Any:
-    """JSON-ready copy: NumPy numbers become Python ones, NaN and infinity become strings."""
+    """JSON-ready copy: NumPy numbers become Python ones, NaN and infinity strings."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

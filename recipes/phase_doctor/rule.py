@@ -10,7 +10,7 @@ from .report import Finding
 
 @dataclass(frozen=True)
 class Cure:
-    """What to do. The id is stable, as the code is; the recipe is a page of Phasebook."""
+    """What to do. The id is stable, as the code is; the recipe is a page's slug."""
 
     id: str
     text: str

@@ -1,4 +1,4 @@
-"""The training step: traced once under the recorder, then run if all can be put back."""
+"""The training step: traced once, under the recorder; run if all can be put back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ plainly = tf.autograph.experimental.do_not_convert
 
 @dataclass(eq=False)
 class Recording:
-    """A trace of the step that notes the calls, and hands out what the outermost get."""
+    """A trace of the step that notes the calls and returns what the outermost get."""
 
     recorder: Recorder
     traced: Any = None
@@ -78,7 +78,7 @@ class TracedStep:
         return self.insist or not self.remarks
 
     def trace(self) -> None:
-        """Builds the graph; lazy optimizer slots come into being without a step taken."""
+        """Builds the graph; lazy optimizer slots come into being, no step is taken."""
         if self.kept:
             self.concrete = self.step.get_concrete_function(*self.args)
             self._runner = lambda: self.step(*self.args)
@@ -235,7 +235,7 @@ def arguments_of(function: Any, x: Any, y: Any) -> tuple[Any, ...]:
 
 
 def wants_value(error: BaseException) -> bool:
-    """Whether Python wanted the number behind a symbolic tensor, as `float(loss)` does."""
+    """Whether Python wanted the number behind a tensor, as `float(loss)` does."""
     kinds = (TypeError, AttributeError, NotImplementedError, ValueError)
     said = r"[Ss]ymbolic|has no attribute 'numpy'|numpy\(\) is only available"
     return isinstance(error, kinds) and bool(re.search(said, str(error)))

@@ -1,4 +1,4 @@
-"""Variables by handle, so that one in a closure is as good as one in `model.weights`."""
+"""Variables by handle: one in a closure is as good as one in `model.weights`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 def tf_variables(variable: Any) -> list[Any]:
-    """The TensorFlow variables behind a Keras or TensorFlow variable (several under a distribution strategy)."""
+    """The TensorFlow variables behind one (several under a distribution strategy)."""
     inner = (
         variable
         if isinstance(variable, tf.Variable)
@@ -34,7 +34,7 @@ class Snapshot:
         self.saved: dict[int, tuple[Any, tf.Tensor]] = {}
 
     def add(self, handle: Any) -> bool:
-        """Remembers the value behind `handle`, once. False when it is no initialised variable."""
+        """Remembers the value behind it, once. False where there is none."""
         if id(handle) in self.saved:
             return True
         try:

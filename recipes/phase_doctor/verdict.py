@@ -93,7 +93,7 @@ def keras_2_keeps_flags(seen: Evidence, where: str | None) -> bool:
 
 @dataclass(frozen=True)
 class Excuse:
-    """Where `holds` is true of a finding's place, the finding is a note, or is dropped."""
+    """Where `holds` is true of its place, a finding is a note, or is dropped."""
 
     codes: tuple[str, ...]
     holds: Callable[[Evidence, str | None], bool]

@@ -84,7 +84,7 @@ def judge(seen: Evidence) -> Iterator[Finding]:
 
 
 def steps_behind(seen: Evidence, statistic: Statistic, left: float) -> dict[str, Any]:
-    """How many steps the rest of the start stands for; empty where it explains nothing."""
+    """The steps that what is left stands for; empty where it explains nothing."""
     momentum = statistic.momentum or 0.0
     if not 0 < momentum < 1 or not 0.05 < left <= 1:
         return {}

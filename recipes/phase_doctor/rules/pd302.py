@@ -118,7 +118,7 @@ def outer_calls(trace: Trace, statistic: Statistic) -> list[int]:
 
 
 def moved_once(seen: Evidence, statistic: Statistic) -> bool:
-    """Whether the step took the statistics where one training pass takes them, within 2 %.
+    """Whether the step took the statistics where one training pass does, within 2 %.
 
     A second update on the same batch adds momentum times the first one, so it is seen
     from momentum 0.02 on.
@@ -148,7 +148,7 @@ def same_input(seen: Evidence, trace: Trace, outer: list[int]) -> bool:
 
 
 def same_within(trace: Trace, numbers: list[int]) -> bool:
-    """Whether one call hands two of these, or the same layer around each, one tensor."""
+    """Whether one call hands two of these, or the layer around each, one tensor."""
     chains = [trace.around(n)[::-1] for n in numbers]
     for first, second in itertools.combinations(chains, 2):
         parted = (pair for pair in zip(first, second, strict=False) if len({*pair}) > 1)

@@ -1,0 +1,308 @@
+"""Every rule on hand-made evidence: no model, no TensorFlow; once it finds, once it is silent."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from phase_doctor import verdict
+from phase_doctor.evidence import (
+    BARE,
+    INFERENCE,
+    TRAINING,
+    Artifact,
+    Call,
+    Evidence,
+    Failure,
+    Layer,
+    Phases,
+    Statistic,
+    Step,
+    Trace,
+    Variable,
+    Way,
+)
+from phase_doctor.rules import MODULES, RULES
+
+ROWS = np.arange(8.0)[:, None] * np.ones((8, 3))  # eight samples that can be told apart
+MEAN, VARIANCE, GAMMA = 1, 2, 3
+
+
+class World:
+    """A model with one BatchNormalization, trained, and a step that does all it should."""
+
+    def __init__(self) -> None:
+        self.model = Layer("net", kind="Sequential", graph=True, leaf=False)
+        self.norm = Layer(
+            *("net/norm", (self.model,)), norm=True, heeds=True, stock=True, affine=True, trained=True,
+            variables=frozenset((MEAN, VARIANCE, GAMMA)),
+        )  # fmt: skip
+        self.statistic = Statistic(
+            *(self.norm, MEAN, VARIANCE, 0.9),
+            now=(np.full(3, 2.0), np.full(3, 4.0)), first=(np.zeros(3), np.ones(3)),
+        )  # fmt: skip
+        self.seen = Evidence(
+            layers=[self.model, self.norm],
+            steps=10,
+            samples=8,
+            variables={
+                MEAN: Variable(MEAN, "mean", self.norm, (3,), statistic=True),
+                VARIANCE: Variable(VARIANCE, "variance", self.norm, (3,), statistic=True),
+                GAMMA: Variable(GAMMA, "gamma", self.norm, (3,), trainable=True),
+            },
+            statistics=[self.statistic],
+            noise=1e-6,
+            measure=SimpleNamespace(
+                step_calls=lambda: None,
+                fresh_writes=lambda: None,
+                first_difference=lambda *_: "net/norm",
+                shared_inputs=lambda: {},
+                outer_inputs=lambda: {},
+                losses=lambda: {},
+                sample_losses=lambda phases: None,
+                copies=lambda key: False,
+            ),
+        )
+        self.seen.inference = self.trace(INFERENCE, False)
+        self.seen.training = self.seen.fit = self.trace(TRAINING, True)
+        self.seen.ways = [Way(self.seen.inference, [ROWS], halves=self.halves(ROWS))]
+        self.seen.bare = Way(self.trace(BARE, False), [ROWS])
+        writes = {**self.seen.training.writes, GAMMA: (1, 1)}
+        self.seen.step = Step(Trace("step", writes=writes), "reader", True, frozenset(writes))
+
+    def trace(self, name: str, training: bool, times: int = 1) -> Trace:
+        calls = [Call(self.model, training=training, explicit=training)]
+        calls += [Call(self.norm, 0, training, inputs=(n,)) for n in range(times)]
+        writes = {MEAN: (times, times), VARIANCE: (times, times)} if training else {}
+        return Trace(name, calls, writes, reads=(MEAN, VARIANCE, GAMMA))
+
+    @staticmethod
+    def halves(alone: np.ndarray) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+        return [(rows, [alone[rows]]) for rows in (np.arange(4), np.arange(4, 8))]
+
+    def phases(self, distance: float, **effect: float) -> None:
+        """Moving statistics that far from the batch's, and what those change."""
+        measured = {"distance": distance, "noise": 0.1, "left": 0.5}
+        effect = {"rms_change": distance, "rms_noise": 0.1, "spread_batch": 1.0, "spread_moving": 1.0} | effect
+        self.seen.phases = Phases([(self.statistic, measured)], effect=effect)
+
+
+def broken_pd001(w: World) -> None:
+    w.seen.failures.append(Failure(TRAINING, "ValueError", "no training today"))
+
+
+def broken_pd002(w: World) -> None:
+    w.seen.remarks.append("Every sample of the batch is the same.")
+
+
+def broken_pd101(w: World) -> None:
+    w.model.takes_training = False
+    w.seen.fit = w.trace(BARE, False)
+
+
+def broken_pd102(w: World) -> None:
+    w.seen.recorded = {w.norm: False}  # and yet `training` runs it in the training phase
+
+
+def broken_pd103(w: World) -> None:
+    hidden = Layer("hidden", norm=True, heeds=True, in_tree=False, variables=frozenset((7,)))
+    w.seen.variables[7] = Variable(7, "hidden_mean", shape=(3,), tracked=False)
+    w.seen.training.calls.append(Call(hidden, 0, True))
+    w.seen.training.reads += (7,)
+
+
+def broken_pd104(w: World) -> None:
+    w.seen.training = w.trace(TRAINING, True, times=2)
+    far = np.random.default_rng(0).normal(size=(2, 32, 3)) + np.array([0, 9])[:, None, None]
+    w.seen.measure.shared_inputs = lambda: {1: far[0], 2: far[1]}
+
+
+def broken_pd105(w: World) -> None:
+    w.seen.compiled, w.norm.at_compile, w.norm.trainable = True, True, False
+
+
+def broken_pd106(w: World) -> None:
+    resize = Layer("net/resize", (w.model,), default=True, stock=True)
+    bare = w.trace(BARE, True)
+    bare.calls[0].training = False
+    bare.calls.insert(1, Call(resize, 0, True))
+    w.seen.bare = Way(bare, [ROWS])
+
+
+def broken_pd201(w: World) -> None:
+    w.statistic.now = w.statistic.first
+
+
+def broken_pd202(w: World) -> None:
+    w.phases(5.0)
+
+
+def broken_pd203(w: World) -> None:
+    w.statistic.now = (np.array([1.0, np.nan, 2.0]), np.ones(3))
+
+
+def broken_pd301(w: World) -> None:
+    w.seen.step = Step(Trace("step", writes={GAMMA: (1, 1)}), "reader", True, frozenset((GAMMA,)))
+
+
+def broken_pd302(w: World) -> None:
+    calls = w.trace("step", True, times=2)
+    calls.calls = [Call(w.model, None, True, inputs=(5,), origin=f"net({given})") for given in "xx"]
+    calls.calls += [Call(w.norm, parent, True, inputs=(6 + parent,)) for parent in (0, 1)]
+    w.seen.measure.step_calls = lambda: calls
+    w.seen.step.trace.writes |= {MEAN: (2, 2)}
+
+
+def broken_pd303(w: World) -> None:
+    w.norm.trainable = False
+
+
+def broken_pd304(w: World) -> None:
+    w.seen.ways[0].halves = w.halves(ROWS + 1)
+
+
+def broken_pd305(w: World) -> None:
+    w.seen.ways[0].again = [ROWS + 1]
+
+
+def broken_pd306(w: World) -> None:
+    w.seen.ways[0].trace.writes[MEAN] = (1, 1)
+    w.seen.ways[0].changed = frozenset((MEAN,))
+
+
+def broken_pd307(w: World) -> None:
+    w.phases(5.0, spread_moving=0.0)
+
+
+def broken_pd308(w: World) -> None:
+    w.phases(5.0)
+
+
+def broken_pd309(w: World) -> None:
+    w.seen.bare.outputs = [ROWS + 1]
+
+
+def broken_pd401(w: World) -> None:
+    w.seen.artifact = Artifact("served", outputs=[ROWS * 1.1])
+
+
+def broken_pd402(w: World) -> None:
+    w.seen.artifact = Artifact("served", writes=2, outputs=[ROWS])
+
+
+def broken_pd403(w: World) -> None:
+    w.seen.artifact = Artifact("served", fixed=["input 'x' takes batches of exactly 8"])
+
+
+def found(code: str, world: World) -> list[Any]:
+    return list(MODULES[code].judge(world.seen))
+
+
+@pytest.mark.parametrize("code", RULES)
+def test_a_rule_finds_its_fault_and_nothing_in_a_sound_world(code: str) -> None:
+    world = World()
+    world.seen.artifact = Artifact("served", outputs=[ROWS])
+    world.phases(0.2)
+    assert found(code, world) == []
+    world = World()
+    globals()[f"broken_{code.lower()}"](world)
+    finding, *_ = found(code, world)
+    assert finding.code == code and finding.cure_id in RULES[code].cures
+    assert finding.severity == RULES[code].severity
+
+
+def judged(world: World, code: str, **options: Any) -> str | None:
+    findings = verdict.judge(world.seen, options.get("allow", ()))
+    return next((f.severity for f in findings if f.code == code), None)
+
+
+def test_a_sound_world_is_healthy() -> None:
+    world = World()
+    world.phases(0.2)
+    assert verdict.judge(world.seen, ()) == []
+
+
+def test_statistics_that_lag_in_a_network_that_was_never_trained_are_a_note() -> None:
+    world = World()
+    world.phases(5.0)
+    assert judged(world, "PD202") == "warning"
+    world = World()
+    world.phases(5.0)
+    world.seen.steps, world.norm.trained = 0, False
+    assert judged(world, "PD202") == judged(world, "PD308") == "note"
+
+
+def test_nothing_is_compared_where_a_value_is_not_finite() -> None:
+    world = World()
+    world.phases(5.0)
+    world.statistic.now = (np.array([np.nan] * 3), np.ones(3))
+    assert [f.code for f in verdict.judge(world.seen, ())] == ["PD203"]
+
+
+@pytest.mark.parametrize(("own", "severity"), [(2.0, "note"), (0.5, "warning")])
+def test_statistics_that_serve_the_batch_better_than_its_own_are_a_note(own: float, severity: str) -> None:
+    world = World()
+    world.phases(5.0)
+    jitter = np.linspace(0, 0.1, 8)
+    world.seen.measure.sample_losses = lambda phases: (own + jitter, 1.0 - jitter)
+    assert judged(world, "PD202") == severity
+
+
+@pytest.mark.parametrize(("explicit", "severity"), [(False, "note"), (None, "error")])
+def test_a_step_that_says_inference_itself_keeps_its_statistics_on_purpose(explicit: Any, severity: str) -> None:
+    world = World()
+    broken_pd301(world)
+    calls = world.trace("step", False)
+    calls.calls[0].explicit = explicit
+    world.seen.measure.step_calls = lambda: calls
+    assert judged(world, "PD301") == severity
+
+
+def test_a_layer_that_fit_forgets_is_a_note_where_the_readers_step_tells_it() -> None:
+    world = World()
+    broken_pd101(world)
+    assert judged(world, "PD101") == "note"
+    world = World()
+    broken_pd101(world)
+    world.seen.step = None
+    assert judged(world, "PD101") == "error"
+
+
+@pytest.mark.parametrize(("written", "severity"), [((), "note"), ((GAMMA,), "error")])
+def test_flags_changed_after_compile_are_a_note_where_the_step_goes_by_them(written: tuple, severity: str) -> None:
+    world = World()
+    broken_pd105(world)
+    writes = dict.fromkeys(written, (1, 1))
+    world.seen.step = Step(Trace("step", writes=writes), "reader", True, frozenset(written))
+    assert judged(world, "PD105") == severity
+
+
+def test_keras_2_trains_with_the_flags_that_compile_saw() -> None:
+    world = World()
+    world.seen.compiled, world.seen.keras3, world.seen.step = True, False, None
+    world.model.at_compile, world.model.trainable = True, False
+    assert judged(world, "PD105") == "note"
+    world.seen.facts.clear()
+    world.seen.keras3 = True
+    assert judged(world, "PD105") == "error"
+
+
+def test_what_raised_on_a_batch_that_was_meant_for_the_step_is_a_note() -> None:
+    world = World()
+    world.seen.failures.append(Failure("the model's train_step", "ValueError", "no", "step"))
+    assert judged(world, "PD001") is None and judged(world, "PD002") == "note"
+    world = World()
+    world.seen.failures.append(Failure("train_step", "ValueError", "no", "step"))
+    assert judged(world, "PD001") == "error"
+
+
+def test_allowed_codes_are_notes_and_cause_nothing() -> None:
+    world = World()
+    broken_pd301(world)
+    broken_pd201(world)
+    causes = {f.code: f.caused_by for f in verdict.judge(world.seen, ())}
+    assert causes == {"PD301": None, "PD201": "PD301"}
+    causes = {f.code: f.caused_by for f in verdict.judge(world.seen, ("PD301",))}
+    assert causes == {"PD301": None, "PD201": None}
