@@ -113,20 +113,17 @@ def main():
     images = (images.reshape(-1, 8, 8, 1) / 16).astype("float32")
     x, y = images[:1440], numbers[:1440] % 2
     validation = images[1440:], numbers[1440:] % 2
-    keras.utils.set_random_seed(0)
-    inputs = hidden = keras.Input((8, 8, 1))
-    for filters in (16, 32, 32):
-        conv = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)
-        hidden = keras.layers.BatchNormalization(momentum=0.999)(conv(hidden))
-        hidden = keras.layers.ReLU()(hidden)
-    pooled = keras.layers.GlobalAveragePooling2D()(hidden)
-    model = Net(inputs, keras.layers.Dense(2, activation="softmax")(pooled))
-    weights = model.get_weights()
     steps = math.ceil(len(x) / 32)
     print("momentum  steps to 5 %  validation accuracy by epoch")
     for momentum in (0.999, 0.05 ** (1 / steps)):
         keras.utils.set_random_seed(0)
-        model.set_weights(weights)
+        inputs = hidden = keras.Input((8, 8, 1))
+        for filters in (16, 32, 32):
+            conv = keras.layers.Conv2D(filters, 3, padding="same", use_bias=False)
+            hidden = keras.layers.BatchNormalization()(conv(hidden))
+            hidden = keras.layers.ReLU()(hidden)
+        pooled = keras.layers.GlobalAveragePooling2D()(hidden)
+        model = Net(inputs, keras.layers.Dense(2, activation="softmax")(pooled))
         set_momentum(model, momentum)
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         history = model.fit(x, y, 32, 4, verbose=0, validation_data=validation).history

@@ -35,7 +35,7 @@ def measure() -> dict[str, Any]:
     model = recipe.Net(inputs, keras.layers.Dense(2, activation="softmax")(pooled))
     weights = model.get_weights()
     an_epoch = -(-len(x) // BATCH)
-    steps = list(range(0, EPOCHS * an_epoch + 1, an_epoch // 3))
+    steps = list(range(0, EPOCHS * an_epoch + 1, 27))
     shares, seen = [], []
     for momentum, role in ROLES.items():
         name = f"momentum {momentum}"
