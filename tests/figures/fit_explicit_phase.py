@@ -38,7 +38,7 @@ def measure() -> dict[str, Any]:
     steps = list(range(0, EPOCHS * an_epoch + 1, 27))
     shares, seen = [], []
     for momentum, role in ROLES.items():
-        name = f"momentum {momentum}"
+        name = str(momentum)
         shares.append({"name": name, "values": left(momentum, steps), "role": role})
         keras.utils.set_random_seed(0)
         model.set_weights(weights)
@@ -52,14 +52,14 @@ def measure() -> dict[str, Any]:
         f"follows: the same net and seed, {an_epoch} steps an epoch.",
         "panels": [
             {
-                "title": "what is left of the start",
+                "title": "left of the start, by momentum",
                 "kind": "lines",
                 "x": {"label": "training steps", "values": steps},
                 "y": {"label": "share", "range": [0, 1]},
                 "series": shares,
             },
             {
-                "title": "what validation sees",
+                "title": "validation, by momentum",
                 "kind": "lines",
                 "x": {"label": "training steps", "values": [epoch * an_epoch for epoch in range(1, EPOCHS + 1)]},
                 "y": {"label": "accuracy", "range": [0, 1]},
