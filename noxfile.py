@@ -122,3 +122,12 @@ def doctor(session: nox.Session) -> None:
     """Try the doctor on keras.applications and other Keras releases; writes docs/reference/doctor/examined.json."""
     session.install("uv")
     session.run("python", "tests/doctor/lane_doctor.py", *session.posargs)
+
+
+@nox.session(python="3.12")
+def axe(session: nox.Session) -> None:
+    """Build the site and let axe-core examine every page, in both schemes, wide and narrow (needs Chromium)."""
+    locked(session)
+    site = session.create_tmp()
+    session.run("mkdocs", "build", "--strict", "--quiet", "--site-dir", site, env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("pytest", "tests/docs/test_axe.py", "--dist", "load", *session.posargs, env={"PHASEBOOK_SITE": site})

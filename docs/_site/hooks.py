@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
+import accessible
 import figures
 import search
 from phase_doctor.rules import MODULES
@@ -115,7 +116,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    return search.leave_files_out(html)
+    return search.leave_files_out(accessible.breakable_names(html))
 
 
 def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:
@@ -127,7 +128,7 @@ def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:
 def on_post_page(output: str, page: Any, config: Any) -> str:
     """The notebook plugin writes 590 KB of style and script into each lab page; one small shared sheet serves all."""
     if not page.file.src_uri.startswith("labs/") or not page.file.src_uri.endswith(".py"):
-        return output
+        return accessible.focusable_code(output)
     head, body, rest = output.partition("<article")
     if not body or "jupyter-wrapper" not in rest:
         raise ValueError(f"{page.file.src_uri}: no notebook in the page; has mkdocs-jupyter changed its template?")
@@ -137,4 +138,4 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
     article = NOTEBOOK_CODE.sub(r'<div class="highlight"><pre><code>\g<code></code></pre>', article)
     # MkDocs turns links to sources into links to pages in Markdown only, not in notebooks.
     article = LINK_TO_SOURCE.sub(r'href="../\g<page>/\g<anchor>"', article)
-    return head + body + article + end + tail
+    return accessible.focusable_code(head + body + article + end + tail)

@@ -38,7 +38,9 @@ def build() -> Callable[[Path], str]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The strict build from a cold cache, made by the first worker that asks."""
+    """The strict build from a cold cache, made by the first worker that asks; or a site that is built already."""
+    if "PHASEBOOK_SITE" in os.environ:
+        return Path(os.environ["PHASEBOOK_SITE"])
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, outcome = shared / "site", shared / "site.txt"
@@ -73,12 +75,13 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture
 def view(browser) -> Callable[..., None]:
-    """Set the width of the window and the colour scheme of the system."""
+    """Set the width of the window, the reader's colour scheme and wish for motion, and the medium."""
 
-    def see(width: int = 1280, scheme: str = "light") -> None:
+    def see(width: int = 1280, scheme: str = "light", motion: str = "no-preference", medium: str = "") -> None:
         metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+        features = [{"name": name, "value": value} for name, value in wishes.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": features})
 
     return see
