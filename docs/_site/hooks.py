@@ -116,7 +116,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
-    return search.leave_files_out(accessible.breakable_names(html))
+    return search.leave_out(accessible.breakable_names(html))
 
 
 def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:

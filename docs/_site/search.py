@@ -5,7 +5,7 @@ docs/assets/search.js ranks by what is written here. A page's front matter may s
     search:
       words: [loss stuck at 2.303, "AttributeError: …"]
 
-which the page shows at its end ("Other words for it"), and `boost`, a factor that stands before its folder's.
+which the page shows at its end ("People also write"), and `boost`, a factor that stands before its folder's.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def other_words(page: Any) -> str:
     if not phrases:
         return ""
     shown = " · ".join(f"<em>{html.escape(phrase, quote=False)}</em>" for phrase in phrases)
-    return f'\n\n<p class="other-words" data-search-exclude="yes">Other words for it: {shown}</p>\n'
+    return f'\n\n<p class="other-words" data-search-exclude="yes">People also write: {shown}</p>\n'
 
 
-def leave_files_out(content: str) -> str:
-    """Mark every code block that shows a whole file; the search plugin skips it and takes the mark away."""
+def leave_out(content: str) -> str:
+    """Mark figures and every code block that shows a whole file; the search plugin skips them, and the mark goes."""
 
     def mark(block: re.Match[str]) -> str:
         return '<pre data-search-exclude="yes">' if block["code"].count("\n") > LONGEST_INDEXED else "<pre>"
 
-    return CODE.sub(mark, content)
+    return CODE.sub(mark, content).replace("<svg ", '<svg data-search-exclude="yes" ')
 
 
 def complete(entries: list[dict[str, Any]], page: Any) -> None:

@@ -15,6 +15,7 @@ const SPELLINGS = [
   [/\b(res|mobile|efficient|dense)[\s_-]*net\w*/gi, " $1net "],
   [/\b(my\s+)?(own|custom|manual|hand-?written)\s+(training\s+|train\s+)?loops?\b|\bmy\s+loops?\b/gi, " customloop "],
   [/\bgpus?\b/gi, " gpu "],
+  [/\b(?:not|never|cannot|\w+n['’]t)\s+(\p{L}+)/giu, "$1 not$1"], // "not learning" is not about learning
 ];
 // Words that mean the same here.
 const SAME = Object.fromEntries(
@@ -34,7 +35,6 @@ const SAME = Object.fromEntries(
     "chance 50 random guess guessing",
     "image img imgs picture",
     "stuck plateau",
-    "update updates updated updating",
     "sure uncertain uncertainty",
     "argument arg args kwarg",
   ].flatMap((line) => line.split(" ").map((word, _, [first]) => [word, first])),
@@ -46,20 +46,26 @@ const WHOLE = 0.8; // a title, heading or phrase that says what the query says a
 const pages = new Map(); // address -> { boost, weights: term -> weight, phrases: [[term]] }
 const rarity = new Map(); // term -> the fewer pages have it, the more it says
 let vocabulary = []; // the terms of one word
-let query = []; // [word as typed, term]
+let typed = new Set();
+let query = []; // [word, term]
 
-/** The words of a text that count: [as it stands there, its term]. */
-function words(text) {
-  for (const [pattern, spelling] of SPELLINGS) text = text.replace(pattern, spelling);
+/** The words of a text that count. A name of several words counts as a whole and by its words. */
+function split(text) {
   return text
     .toLowerCase()
     .split(/[^\p{L}\p{N}._]+|\.(?!\d)|(?<!\d)\./u)
     .flatMap((word) => (/[^_]_+[^_]/.test(word) ? [...word.split("_"), word.replace(/^_+|_+$/g, "")] : word.split("_")))
-    .filter((word) => word && lunr.stopWordFilter(word))
-    .map((word) => {
-      const decimals = /^\d+\.\d\d/.exec(word); // 0.6931, 0.6935 and 0.693 are one loss
-      return [word, decimals ? decimals[0] : lunr.stemmer(new lunr.Token(SAME[word] ?? word)).toString()];
-    });
+    .filter((word) => word && lunr.stopWordFilter(word));
+}
+
+/** The words of a text, each with the term it stands for. */
+function words(text) {
+  for (const [pattern, spelling] of SPELLINGS) text = text.replace(pattern, spelling);
+  return split(text).map((word) => {
+    const decimals = /^\d+\.\d\d/.exec(word); // 0.6931, 0.6935 and 0.693 are one loss
+    if (decimals || word === "updates") return [word, decimals ? decimals[0] : word]; // `model.updates` is a name
+    return [word, lunr.stemmer(new lunr.Token(SAME[word] ?? word)).toString()];
+  });
 }
 
 const termsOf = (text) => words(text).map(([, term]) => term);
@@ -80,7 +86,7 @@ function learn(docs) {
     count(anchor ? "heading" : "title", doc.title);
     count("text", doc.text);
     for (const phrase of doc.words ?? []) count("words", phrase);
-    if (doc.words) doc.text += `<p>Other words for it: ${doc.words.join(" · ")}</p>`;
+    if (doc.words) doc.text += `<p>People also write: ${doc.words.join(" · ")}</p>`;
     page.length += doc.text.length;
   }
   const mean = [...counts.values()].reduce((sum, page) => sum + page.length, 0) / counts.size;
@@ -149,7 +155,7 @@ function rank(groups) {
       sum += best;
       met += best && most;
       all += most;
-      terms[query[n][0]] = best > 0; // shown as "Missing"
+      if (typed.has(query[n][0])) terms[query[n][0]] = best > 0; // shown as "Missing"
     });
     for (const pair of sideBySide) sum += worth(pair, PAIR);
     const whole = Math.max(0, ...phrases.map((phrase) => {
@@ -170,12 +176,11 @@ function rank(groups) {
 addEventListener("message", ({ data: message }) => {
   if (message.type === 0) learn(message.data.docs);
   if (message.type === 2) {
+    typed = new Set(split(message.data));
     query = words(message.data);
-    // Material's worker looks for what begins with a term: "predict" finds predictions.
-    const begins = ([word, term]) => (word.startsWith(term) ? term : word);
-    message.data = [...new Set([...message.data.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [], ...query.map(begins)])]
-      .filter((word) => lunr.stopWordFilter(word))
-      .join(" ");
+    // Material's worker looks for what begins with a term: "predict" finds predictions. It splits names itself.
+    const begins = query.map(([word, term]) => (word.startsWith(term) ? term : word));
+    message.data = [...new Set([...typed, ...begins])].filter((word) => !word.includes("_")).join(" ");
   }
 });
 const answer = self.postMessage.bind(self);
