@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from .artifacts import gather_artifact
-from .batches import rows_of
-from .bench import Bench, Route, numbers_of
+from .bench import Bench, Route
 from .effects import Effects, effects_of, inner_functions, traces_of
-from .evidence import BARE, INFERENCE, TRAINING, Evidence, Step, Trace, Way
-from .layers import phase_parameter
+from .evidence import BARE, INFERENCE, TRAINING, Evidence, Step
 from .measure import Measure
-from .noise import differences, draws, rms
 from .phases import gather_phases
 from .reach import optimized_variables, reachable_variables
 from .step import TracedStep
 from .variables import tf_variables
 from .views import Views, keys_of, recorded_phases
+from .ways import run_inference
 
 
 def examine(bench: Bench, insist: bool, artifact: Path | None) -> Evidence:
@@ -60,7 +56,7 @@ def examine(bench: Bench, insist: bool, artifact: Path | None) -> Evidence:
     )
     if INFERENCE in routes:
         evidence.inference = views.trace(routes[INFERENCE])
-        fit = routes[BARE] if forgets_to_tell(bench) else routes.get(TRAINING)
+        fit = routes[BARE] if subject.forgets_to_tell else routes.get(TRAINING)
         evidence.fit = views.trace(fit) if fit is not None else None
     say("running the training step")
     evidence.step = run_step(bench, views, step, evidence)
@@ -76,11 +72,6 @@ def examine(bench: Bench, insist: bool, artifact: Path | None) -> Evidence:
         compare = bool(evidence.ways)
         evidence.artifact = gather_artifact(artifact, bench, compare)
     return evidence
-
-
-def forgets_to_tell(bench: Bench) -> bool:
-    """Whether `fit` and `predict` cannot hand this model the phase."""
-    return bench.subject.keras3 and phase_parameter(bench.subject.model) is None
 
 
 def trace_model(bench: Bench) -> dict[str, Route]:
@@ -168,105 +159,6 @@ def run_step(
     by = "reader" if bench.subject.step is not None else "model"
     optimized = keys_of(optimized_variables(step.step, bench.subject.model))
     return Step(trace, by, step.runs, changed, means, optimized)
-
-
-def run_inference(
-    evidence: Evidence, bench: Bench, views: Views, routes: dict[str, Route]
-) -> None:
-    """Runs inference by each way that a reader may take, whole and in halves."""
-    subject, size = bench.subject, bench.subject.size
-    names = [INFERENCE]
-    if "predict_step" in routes:
-        names.append("predict_step")
-    elif forgets_to_tell(bench) and BARE in routes and not evidence.own_predict:
-        names.append(BARE)
-    for name in names:
-        evidence.ways.append(
-            run_way(evidence, bench, views.trace(routes[name]), routes[name])
-        )
-    if BARE in names:
-        evidence.bare = evidence.ways[-1]
-    elif BARE in routes:
-        with bench.fresh():
-            outputs = bench.outputs(routes[BARE], subject.x)
-        evidence.bare = Way(views.trace(routes[BARE]), outputs)
-    if size is None or size < 2:
-        evidence.remarks.append(
-            "Whether inference depends on batch mates needs a batch of at least two "
-            "samples."
-        )
-    evidence.noise = rounding_noise(evidence, bench, routes[INFERENCE])
-
-
-def run_way(evidence: Evidence, bench: Bench, trace: Trace, route: Route) -> Way:
-    x, size = bench.subject.x, bench.subject.size
-    writes = bench.floats(route.effects.writes)
-    with bench.fresh():
-        values, changed = bench.run(route, x, lambda: bench.changed(writes))
-        way = Way(trace, numbers(route, values), changed=changed)
-        if trace.random:
-            way.again = bench.outputs(route, x)
-    if size is None or size < 2:
-        return way
-    for rows in (np.arange(size // 2), np.arange(size // 2, size)):
-        part = rows_of(x, rows)
-        with bench.fresh():
-            alone = None
-            with contextlib.suppress(Exception):
-                alone = bench.outputs(route, part)
-            if alone is None:  # a trace of one batch size
-                with contextlib.suppress(Exception):
-                    again = bench.trace(route.name, route.call, part)
-                    alone = bench.outputs(again, part)
-        if alone is None:
-            evidence.remarks.append(
-                f"{trace.name} takes this batch size only, "
-                "so batch mates could not be compared."
-            )
-            return way
-        way.halves.append((rows, alone))
-    return way
-
-
-def numbers(route: Route, values: list[Any]) -> list[np.ndarray]:
-    return numbers_of(values[: route.count])
-
-
-def rounding_noise(
-    evidence: Evidence, bench: Bench, infer: Route, runs: int = 3
-) -> float:
-    """Standard deviation of the outputs' rounding noise.
-
-    From three runs with inputs moved by one unit in the last place; of a model that
-    draws at random, what two runs differ by.
-    """
-    first, x = evidence.ways[0], bench.subject.x
-    kinds = {str(getattr(n.layer, "compute_dtype", "")) for n in bench.nodes()}
-    unit = 2.0**-8 if "bfloat16" in kinds else 2.0**-23
-    unit = max(unit, 2.0**-11) if "float16" in kinds else unit
-    largest = [float(np.max(np.abs(b))) for b in first.outputs if b.size]
-    floor = 2 * unit * max(largest or [0.0])
-    if first.again is not None and draws(first.outputs, first.again):
-        return max(floor, rms(differences(first.again, first.outputs)))
-    base = first.outputs
-    if first.halves:  # half the cost, the same noise
-        rows, base = first.halves[0]
-        x = rows_of(x, rows)
-    generator = np.random.default_rng(0)
-
-    def moved(t: Any) -> Any:
-        if t is None or not isinstance(t, tf.Tensor) or not t.dtype.is_floating:
-            return t
-        signs = generator.choice([-1.0, 1.0], size=t.shape)
-        return t * (1 + unit * tf.cast(signs, t.dtype))
-
-    squares = []
-    for _ in range(runs):
-        with bench.fresh():
-            shifted = tf.nest.map_structure(moved, x)
-            outputs = bench.outputs(infer, shifted)
-        squares.append(rms(differences(outputs, base)) ** 2)
-    return max(floor, math.sqrt(float(np.mean(squares))))
 
 
 def steps_taken(bench: Bench, step: TracedStep | None) -> int:

@@ -13,7 +13,6 @@ from .evidence import (
     Failure,
     Layer,
     Statistic,
-    Trace,
     Variable,
     Way,
     remembered,
@@ -41,115 +40,6 @@ def untouched(statistic: Statistic) -> bool:
     """Whether the statistics are exactly the initial ones."""
     pairs = zip(statistic.now, statistic.first, strict=True)
     return all(a is None or b is None or np.array_equal(a, b) for a, b in pairs)
-
-
-def step_trains(seen: Evidence, statistic: Statistic) -> bool:
-    """Whether the step trains what this layer serves: its weights, else neighbours'."""
-    assert seen.step is not None
-    written = seen.step.written
-    own = [v for v in seen.own(statistic.layer) if v.trainable]
-    if own:
-        return any(v.key in written for v in own)
-    parents = statistic.layer.parents
-    near = [n for n in seen.layers if n.parents and n.parents[-1:] == parents[-1:]]
-    return any(v.trainable and v.key in written for n in near for v in seen.own(n))
-
-
-def step_told(seen: Evidence) -> bool:
-    """Whether the step puts a trainable statistic into the training phase."""
-    step = seen.step
-    return (
-        step is not None
-        and step.by is not None
-        and any(
-            s.layer.trainable and step.trace.writes.get(s.mean, (0, 0))[1] > 0
-            for s in seen.statistics
-        )
-    )
-
-
-def says_inference(seen: Evidence, layer: Layer) -> bool:
-    """Whether the step writes `training=False` on every outermost call of a layer."""
-    calls = seen.measure.step_calls()
-    said = [calls.calls[n].explicit for n in calls.outermost(layer)] if calls else []
-    return bool(said) and all(explicit is False for explicit in said)
-
-
-@remembered
-def unmoved(seen: Evidence) -> list[Statistic]:
-    """Statistics that the step leaves, though it trains what they serve."""
-    step, told = seen.step, seen.training
-    if step is None or step.by is None:
-        return []
-    return [
-        s
-        for s in seen.statistics
-        if s.layer.trainable
-        and step.trace.writes.get(s.mean, (0, 0))[1] == 0
-        and step_trains(seen, s)
-        and not (told is not None and keeps_what_it_got(seen, told, s))
-    ]
-
-
-def means_inference(seen: Evidence, statistic: Statistic) -> bool:
-    """Whether the step keeps statistics that came from somewhere, in so many words."""
-    return not untouched(statistic) and says_inference(seen, statistic.layer)
-
-
-@remembered
-def forgotten(seen: Evidence) -> list[Statistic]:
-    """Unmoved statistics that nothing says are meant to be."""
-    return [s for s in unmoved(seen) if not means_inference(seen, s)]
-
-
-def keeps_what_it_got(seen: Evidence, told: Trace, statistic: Statistic) -> bool:
-    """Whether the model keeps statistics that came from somewhere, told or not."""
-    if statistic.mean in told.writes or untouched(statistic):
-        return False
-    return any(decided(seen, told, number) for number in told.of(statistic.layer))
-
-
-# -- being told the phase ------------------------------------------------------------
-
-
-def decided(seen: Evidence, trace: Trace, number: int) -> bool:
-    """Whether the author wrote a phase at this call, or around it below the model."""
-    for index in trace.around(number):
-        call = trace.calls[index]
-        if call.parent is None:
-            return False
-        if call.layer in seen.recorded:
-            return True
-        parent = trace.calls[call.parent].layer
-        if call.explicit is not None and not parent.graph and not parent.wrapper:
-            return True
-    return False
-
-
-@remembered
-def deaf(seen: Evidence) -> dict[Layer, list[Layer]]:
-    """Layers that heed the phase and are not told of training by what `fit` runs.
-
-    By the layer to blame: the outermost whose `call` takes no `training`, else itself.
-    """
-    fit = seen.fit
-    if fit is None:
-        return {}
-    by_reader = seen.step is not None and seen.step.by == "reader"
-    training = was_trained(seen) or seen.compiled or by_reader
-    # A phase written in `call` makes sense for statistics that came from somewhere.
-    fresh = {s.layer for s in seen.statistics if training and untouched(s)}
-    blamed: dict[Layer, list[Layer]] = {}
-    for number, call in enumerate(fit.calls):
-        layer = call.layer
-        if not layer.heeds or call.training:
-            continue
-        around = [fit.calls[i].layer for i in fit.around(number)[1:]]
-        mute = [one for one in around if not one.takes_training and not one.stock]
-        if decided(seen, fit, number) and not (mute and layer in fresh):
-            continue
-        blamed.setdefault(mute[-1] if mute else layer, []).append(layer)
-    return {culprit: list(dict.fromkeys(layers)) for culprit, layers in blamed.items()}
 
 
 # -- variables -----------------------------------------------------------------------

@@ -10,11 +10,8 @@ import numpy as np
 from .evidence import Evidence, Phases, Statistic, remembered
 from .facts import (
     counts_untracked,
-    deaf,
-    forgotten,
     lost_statistics,
     never_moved,
-    step_told,
     stochastic,
     untracked_layers,
     was_trained,
@@ -29,6 +26,7 @@ from .noise import (
     t_limit,
     tell_apart_alike,
 )
+from .told import deaf, forgotten, step_tells
 
 
 @dataclass
@@ -126,7 +124,7 @@ def serves_better(seen: Evidence) -> bool:
         return False
     if any(never_moved(seen, s) for s in seen.statistics) or forgotten(seen):
         return False
-    if deaf(seen) and not tells_itself(seen):
+    if deaf(seen) and not step_tells(seen):
         return False
     found = gap(seen)
     if not found.far or constant(seen, found):
@@ -139,11 +137,6 @@ def serves_better(seen: Evidence) -> bool:
         return False
     error = float(np.std(gains, ddof=1)) / math.sqrt(number)
     return bool(np.mean(gains) > t_limit(0.02, number - 1) * error)
-
-
-def tells_itself(seen: Evidence) -> bool:
-    """Whether the reader's own step puts layers into the training phase."""
-    return seen.step is not None and seen.step.by == "reader" and step_told(seen)
 
 
 @remembered

@@ -33,6 +33,11 @@ class Subject:
         model = self.model
         return bool(getattr(model, "compiled", getattr(model, "_is_compiled", False)))
 
+    @property
+    def forgets_to_tell(self) -> bool:
+        """Whether `fit` and `predict` cannot hand this model the phase."""
+        return self.keras3 and phase_parameter(self.model) is None
+
     def phase(self, training: bool | None) -> Callable[[Any], Any]:
         """`model(x, training=...)`, or `model(x)` for a model that cannot be told."""
         model = self.model

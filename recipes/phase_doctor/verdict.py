@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from . import facts, gap
+from . import facts, gap, told
 from .evidence import Evidence, Layer, Statistic
 from .report import Finding
 from .rules import MODULES
@@ -60,7 +60,7 @@ def batch_is_unlike_the_data(seen: Evidence, where: str | None) -> bool:
 
 def layer_is_fresh(seen: Evidence, where: str | None) -> bool:
     at = statistics_at(seen, where)
-    return not facts.was_trained(seen) and not set(at) & set(facts.forgotten(seen))
+    return not facts.was_trained(seen) and not set(at) & set(told.forgotten(seen))
 
 
 def statistics_are_fresh(seen: Evidence, where: str | None) -> bool:
@@ -73,11 +73,11 @@ def network_is_fresh(seen: Evidence, where: str | None) -> bool:
 
 
 def step_keeps_them_on_purpose(seen: Evidence, where: str | None) -> bool:
-    return any(facts.means_inference(seen, s) for s in statistics_at(seen, where))
+    return any(told.means_inference(seen, s) for s in statistics_at(seen, where))
 
 
 def step_says_the_phase(seen: Evidence, where: str | None) -> bool:
-    return gap.tells_itself(seen)
+    return told.step_tells(seen)
 
 
 def step_goes_by_flags_of_now(seen: Evidence, where: str | None) -> bool:

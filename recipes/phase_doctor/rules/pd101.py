@@ -38,9 +38,10 @@ class Fixed(Triggers):
 from collections.abc import Iterator
 
 from ..evidence import Evidence
-from ..facts import deaf, paths, quoted
+from ..facts import paths, quoted
 from ..report import Finding
 from ..rule import Cure, Rule
+from ..told import deaf
 
 RULE = Rule(
     "PD101",

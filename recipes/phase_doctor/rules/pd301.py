@@ -19,9 +19,9 @@ that is a note.
 from collections.abc import Iterator
 
 from ..evidence import Evidence
-from ..facts import unmoved
 from ..report import Finding
 from ..rule import Cure, Rule
+from ..told import unmoved
 
 RULE = Rule(
     "PD301",

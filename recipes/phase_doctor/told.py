@@ -1,0 +1,109 @@
+"""Who tells which layer the phase: the step, the model, or nobody."""
+
+from __future__ import annotations
+
+from .evidence import Evidence, Layer, Statistic, Trace, remembered
+from .facts import untouched, was_trained
+
+
+def step_tells(seen: Evidence) -> bool:
+    """Whether the reader's step itself puts a layer into the training phase."""
+    step = seen.step
+    if step is None or step.by != "reader":
+        return False
+    writes, statistics = step.trace.writes, seen.statistics
+    moved = [writes.get(s.mean) for s in statistics if s.layer.trainable]
+    return any(times is not None and times[1] > 0 for times in moved)
+
+
+def step_trains(seen: Evidence, statistic: Statistic) -> bool:
+    """Whether the step trains what this layer serves: its weights, else neighbours'."""
+    assert seen.step is not None
+    written = seen.step.written
+    own = [v for v in seen.own(statistic.layer) if v.trainable]
+    if own:
+        return any(v.key in written for v in own)
+    parents = statistic.layer.parents
+    near = [n for n in seen.layers if n.parents and n.parents[-1:] == parents[-1:]]
+    return any(v.trainable and v.key in written for n in near for v in seen.own(n))
+
+
+@remembered
+def unmoved(seen: Evidence) -> list[Statistic]:
+    """Statistics that the step leaves, though it trains what they serve."""
+    step, told = seen.step, seen.training
+    if step is None or step.by is None:
+        return []
+    return [
+        s
+        for s in seen.statistics
+        if s.layer.trainable
+        and step.trace.writes.get(s.mean, (0, 0))[1] == 0
+        and step_trains(seen, s)
+        and not (told is not None and keeps_what_it_got(seen, told, s))
+    ]
+
+
+def keeps_what_it_got(seen: Evidence, told: Trace, statistic: Statistic) -> bool:
+    """Whether the model keeps statistics that came from somewhere, told or not."""
+    if statistic.mean in told.writes or untouched(statistic):
+        return False
+    return any(decided(seen, told, number) for number in told.of(statistic.layer))
+
+
+def decided(seen: Evidence, trace: Trace, number: int) -> bool:
+    """Whether the author wrote a phase at this call, or around it below the model."""
+    for index in trace.around(number):
+        call = trace.calls[index]
+        if call.parent is None:
+            return False
+        if call.layer in seen.recorded:
+            return True
+        parent = trace.calls[call.parent].layer
+        if call.explicit is not None and not parent.graph and not parent.wrapper:
+            return True
+    return False
+
+
+def says_inference(seen: Evidence, layer: Layer) -> bool:
+    """Whether the step writes `training=False` on every outermost call of a layer."""
+    calls = seen.measure.step_calls()
+    said = [calls.calls[n].explicit for n in calls.outermost(layer)] if calls else []
+    return bool(said) and all(explicit is False for explicit in said)
+
+
+def means_inference(seen: Evidence, statistic: Statistic) -> bool:
+    """Whether the step keeps statistics that came from somewhere, in so many words."""
+    return not untouched(statistic) and says_inference(seen, statistic.layer)
+
+
+@remembered
+def forgotten(seen: Evidence) -> list[Statistic]:
+    """Unmoved statistics that nothing says are meant to be."""
+    return [s for s in unmoved(seen) if not means_inference(seen, s)]
+
+
+@remembered
+def deaf(seen: Evidence) -> dict[Layer, list[Layer]]:
+    """Layers that heed the phase and are not told of training by what `fit` runs.
+
+    By the layer to blame: the outermost whose `call` takes no `training`, else itself.
+    """
+    fit = seen.fit
+    if fit is None:
+        return {}
+    by_reader = seen.step is not None and seen.step.by == "reader"
+    training = was_trained(seen) or seen.compiled or by_reader
+    # A phase written in `call` makes sense for statistics that came from somewhere.
+    fresh = {s.layer for s in seen.statistics if training and untouched(s)}
+    blamed: dict[Layer, list[Layer]] = {}
+    for number, call in enumerate(fit.calls):
+        layer = call.layer
+        if not layer.heeds or call.training:
+            continue
+        around = [fit.calls[i].layer for i in fit.around(number)[1:]]
+        mute = [one for one in around if not one.takes_training and not one.stock]
+        if decided(seen, fit, number) and not (mute and layer in fresh):
+            continue
+        blamed.setdefault(mute[-1] if mute else layer, []).append(layer)
+    return {culprit: list(dict.fromkeys(layers)) for culprit, layers in blamed.items()}
