@@ -56,7 +56,7 @@ def examine(bench: Bench, insist: bool, artifact: Path | None) -> Evidence:
     )
     if INFERENCE in routes:
         evidence.inference = views.trace(routes[INFERENCE])
-        fit = routes[BARE] if subject.forgets_to_tell else routes.get(TRAINING)
+        fit = routes.get(BARE if subject.forgets_to_tell else TRAINING)
         evidence.fit = views.trace(fit) if fit is not None else None
     say("running the training step")
     evidence.step = run_step(bench, views, step, evidence)
@@ -120,15 +120,13 @@ def trace_step(bench: Bench, insist: bool) -> TracedStep | None:
         bench.remember()
         bench.snapshot.add_all(reachable_variables(step))
     if traced.remarks:
-        did = (
-            "It was run all the same."
-            if insist
-            else "It was examined without running it."
-        )
-        what = "; ".join(traced.remarks)
-        subject.remarks.append(f"{name} does what cannot be put back: {what}. {did}")
+        what, did = "; ".join(traced.remarks), "examined without running it"
         if insist:
             bench.clock.warn(f"about to run {name}, which {what}")
+            did = "run all the same"
+        subject.remarks.append(
+            f"{name} does what cannot be put back: {what}. It was {did}."
+        )
     return traced
 
 
@@ -163,9 +161,8 @@ def run_step(
 
 def steps_taken(bench: Bench, step: TracedStep | None) -> int:
     """Steps that an optimizer counted: the compiled one, or one in the step's graph."""
-    counters = [
-        getattr(getattr(bench.subject.model, "optimizer", None), "iterations", None)
-    ]
+    optimizer = getattr(bench.subject.model, "optimizer", None)
+    counters = [getattr(optimizer, "iterations", None)]
     if step is not None and step.concrete is not None:
         for variable in step.concrete.graph.variables:
             name = str(getattr(variable, "name", "")).lower()
@@ -179,9 +176,8 @@ def held_by_optimizer(model: Any) -> frozenset[int]:
     """The variables that the compiled optimizer was built for."""
     optimizer = getattr(model, "optimizer", None)
     known = getattr(optimizer, "_trainable_variables", None)
-    return (
-        keys_of(known) if known and getattr(optimizer, "built", True) else frozenset()
-    )
+    built = bool(known) and getattr(optimizer, "built", True)
+    return keys_of(known) if built else frozenset()
 
 
 def stale_writes(model: Any) -> frozenset[int]:

@@ -300,7 +300,8 @@ def test_root_causes_come_first_and_the_table_and_json_tell_the_same():
     assert diagnosis.codes[0] == "PD301" and "PD201" in diagnosis.codes
     assert next(f for f in diagnosis.findings if f.code == "PD201").caused_by == "PD301"
     body = json.loads(diagnosis.to_json())
-    assert tuple(body["codes"]) == diagnosis.codes and body["ok"] is False
+    assert tuple(body["codes"]) == diagnosis.codes and body["ok"] is False and body["schema"] == 1
+    assert body["findings"][0]["cure_id"] == diagnosis.findings[0].cure_id == "call-with-training-true"
     assert str(diagnosis).splitlines()[1].startswith("PD301  error    bn")
     with pytest.raises(AssertionError, match="PD301"):
         assert_healthy(model, *batch(), train_step=step)
