@@ -133,7 +133,7 @@ def mobilenet():
 
 
 def main():
-    """Tell odd from even scanned digits: without a phase in the train step, and with."""
+    """Tell odd from even digits, with no phase in the train step and with True."""
     from sklearn.datasets import load_digits  # real scans that come with the package
 
     scans, labels = load_digits(return_X_y=True)

@@ -11,6 +11,7 @@ import hooks
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from phase_doctor import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(
@@ -54,6 +55,12 @@ def test_labs_are_drawn_anew_when_what_they_show_has_changed(
         path = tmp_path / changed
         path.write_bytes(path.read_bytes() + b"\n")
     assert hooks.lab_digest() != before
+
+
+def test_one_version_everywhere() -> None:
+    """The package is its home; a recipe's head is held by tests/recipes/test_contract.py."""
+    assert re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M) == [__version__]
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)[0] == __version__
 
 
 def test_every_line_of_the_lock_is_pinned_and_hashed_and_names_no_index() -> None:

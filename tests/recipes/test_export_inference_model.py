@@ -280,9 +280,8 @@ def test_an_error_after_the_first_file_leaves_nothing(tmp_path, monkeypatch, rai
 
 
 @pytest.mark.slow
-def test_demo_the_recipe_is_as_good_one_at_a_time(capsys) -> None:
-    recipe.main()
-    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+def test_demo_the_recipe_is_as_good_one_at_a_time(demo) -> None:
+    rows = {line.split()[0]: line.split()[1:] for line in demo.splitlines()}
     together, alone = map(float, rows["after/saved_model"])
     assert together == alone > 0.8
     assert (float(rows["before"][1]) < 0.3) is leaks("random_flip_leaks_training")

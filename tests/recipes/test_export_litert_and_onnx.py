@@ -235,8 +235,7 @@ def test_answers_that_do_not_differ_are_refused(tmp_path) -> None:
 
 @needs_onnx
 @pytest.mark.slow
-def test_demo_the_recipe_converts_what_tf2onnx_alone_does_not(capsys) -> None:
-    recipe.main()
-    lines = capsys.readouterr().out.splitlines()
+def test_demo_the_recipe_converts_what_tf2onnx_alone_does_not(demo) -> None:
+    lines = demo.splitlines()
     found = eval(next(line for line in lines if line.startswith("the recipe")).split(": ", 1)[1])
     assert sorted(found) == ["model.onnx", "model.tflite"] and max(found.values()) < 1e-5

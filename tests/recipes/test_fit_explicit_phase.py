@@ -286,3 +286,11 @@ def test_the_reported_loss_counts_rows_not_batches():
     errors = (model(X, training=False).numpy() - Y) ** 2
     assert reported == pytest.approx(errors.mean(), rel=1e-5)
     assert abs(errors.mean() - (errors[:8].mean() + errors[8:].mean()) / 2) > 0.05 * errors.mean()
+
+
+@pytest.mark.slow
+def test_demo_validation_follows_the_lower_momentum(demo):
+    """Chance is 0.5: the higher momentum stays there for all four epochs."""
+    slow, quick = (line.split() for line in demo.splitlines()[1:])
+    assert int(slow[1]) == 2995 and int(quick[1]) == 45
+    assert max(map(float, slow[2:])) < 0.7 and float(quick[-1]) > 0.85

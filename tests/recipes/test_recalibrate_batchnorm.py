@@ -648,3 +648,12 @@ def test_every_replica_gets_the_statistics():
     done = subprocess.run([sys.executable, "-c", REPLICAS], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("replica") == 4
+
+
+@pytest.mark.slow
+def test_demo_training_is_the_same_and_validation_leaves_chance(demo):
+    """Chance is 0.5."""
+    rows = [line.split() for line in demo.splitlines()]
+    (trained, seen), (trained_again, seen_again) = rows[1:3], rows[4:6]
+    assert trained == trained_again and trained[0] == "accuracy"
+    assert float(seen[2]) < 0.7 and float(seen_again[2]) > 0.75 and float(seen_again[-1]) > 0.85
