@@ -26,8 +26,9 @@ import tensorflow as tf
 TOLERANCE = {"float32": 1e-4, "float16": 4e-3, "bfloat16": 3e-2}
 # Operations that change state or draw at random.
 FORBIDDEN = re.compile(
-    "Assign|^(Resource)?Scatter(?!Nd$)|^ResourceApply|LookupTable(Insert|Import)|Random"
-    "|^Rng|Multinomial|TruncatedNormal|^Stateful(?!Partitioned)|Shuffle|PyFunc|Distorted"
+    "Assign|^(Resource)?Scatter(?!Nd$)|^ResourceApply|LookupTable(Insert|Import)"
+    "|Random|^Rng|Multinomial|TruncatedNormal|^Stateful(?!Partitioned)|Shuffle|PyFunc"
+    "|Distorted"
 )
 
 

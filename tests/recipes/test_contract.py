@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from phase_doctor import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
-WITH_OPTIONS = [recipe for recipe in RECIPES if "argparse" in recipe.read_text(encoding="utf-8")]
 by_slug = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 
 
@@ -74,10 +72,3 @@ def test_its_own_tests_run_its_demo_and_read_what_it_prints(recipe: Path) -> Non
     tests = ast.parse((ROOT / f"tests/recipes/test_{recipe.stem}.py").read_text(encoding="utf-8"))
     asked = [f for f in ast.walk(tests) if isinstance(f, ast.FunctionDef) and "demo" in [a.arg for a in f.args.args]]
     assert any(re.search(r"\bassert\b.*", ast.unparse(function)) for function in asked)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", WITH_OPTIONS, ids=lambda path: path.stem)
-def test_help_works_where_there_are_options(recipe: Path) -> None:
-    done = subprocess.run([sys.executable, recipe, "--help"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.startswith("usage:"), done.stderr
