@@ -8,9 +8,10 @@ Holds on: Keras 3.0 to 3.16.dev on TensorFlow, and tf_keras 2.21; Python 3.11 an
 More: docs/recipes/phase_doctor.md, Phasebook 0.2.0
 """
 
+from typing import Any
+
 from .interface import assert_healthy, diagnose
 from .report import CannotExamine, Diagnosis, Finding
-from .rules import RULES
 
 __version__ = "0.2.0"
 __all__ = [
@@ -21,3 +22,12 @@ __all__ = [
     "assert_healthy",
     "diagnose",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`RULES` is read when asked for: the rest loads where no NumPy is."""
+    if name != "RULES":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .rules import RULES
+
+    return RULES

@@ -10,12 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import __version__
 from .interface import diagnose
 from .report import CannotExamine
-from .rules import RULES
 
 # Without --data noise stands in, which is unlike any data of a good model's.
 NOISE_IS_NO_DATA = ("PD202", "PD307", "PD308")
@@ -61,6 +58,8 @@ def load_model(path: str) -> Any:
 
 def load_batch(path: str) -> Any:
     """A batch from .npy, or a dict of arrays from .npz."""
+    import numpy as np
+
     if not Path(path).exists():
         raise CannotExamine(f"There is no data at {path}.")
     try:
@@ -76,6 +75,8 @@ def load_batch(path: str) -> Any:
 
 def random_batch(model: Any, samples: int = 16) -> Any:
     """A batch of noise in the shape of the model's inputs, for want of data."""
+    import numpy as np
+
     from .batches import inputs_of
 
     inputs = inputs_of(model)
@@ -150,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"could not examine: {error}", file=sys.stderr)
         return 2
     if lenient:
+        from .rules import RULES
+
         diagnosis.findings.append(RULES["PD002"].finding(None, NOISE))
     print(diagnosis.to_json() if options.json else diagnosis)
     if any(f.code == "PD001" for f in diagnosis.findings):

@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 # Number of the JSON's layout; it grows when a key changes its meaning or goes.
 SCHEMA = 1
 
@@ -124,7 +122,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, np.generic):
+    if getattr(value, "ndim", None) == 0:  # a NumPy number
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
