@@ -11,7 +11,7 @@ import hooks
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from phase_doctor import __version__
+from phase_doctor import Diagnosis, __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(
@@ -108,3 +108,16 @@ def test_every_symptom_is_on_the_front_page_and_leads_to_a_recipe(slug: str) -> 
     assert cures and set(cures) <= set(RECIPES)
     # The answer comes first: the cure is linked above the first heading of the page's body.
     assert "../recipes/" in page.split("\n## ")[0]
+
+
+@pytest.mark.parametrize("form", ["false_alarm", "wrong_sentence"])
+def test_the_issue_forms_ask_for_what_is_needed(form: str) -> None:
+    asked = yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE" / f"{form}.yml").read_text(encoding="utf-8"))
+    assert asked["name"] and asked["description"]
+    fields = {field["id"]: field for field in asked["body"]}
+    assert len(fields) == len(asked["body"]) and all(field["attributes"]["label"] for field in asked["body"])
+    needed = {name for name, field in fields.items() if field.get("validations", {}).get("required")}
+    assert needed == {"false_alarm": {"json", "truth"}, "wrong_sentence": {"page", "sentence", "truth"}}[form]
+    if form == "false_alarm":
+        assert fields["json"]["attributes"]["render"] == "json"
+        assert ".to_json()" in fields["json"]["attributes"]["description"] and hasattr(Diagnosis, "to_json")
