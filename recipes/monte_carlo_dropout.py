@@ -121,9 +121,7 @@ class Uncertainty(NamedTuple):
 
     mean: np.ndarray  # (inputs, classes), the predictive mean
     entropy: np.ndarray  # (inputs,), of the predictive mean: all uncertainty
-    mutual_information: (
-        np.ndarray
-    )  # (inputs,), the part that more training data removes
+    mutual_information: np.ndarray  # (inputs,), what more training data removes
 
 
 def entropy(p):
@@ -138,9 +136,7 @@ def summarise(p):
     Houlsby et al. 2011, arXiv:1112.5745. Raises ValueError when rows do not sum to 1.
     """
     if not np.allclose(p.sum(-1), 1, atol=1e-3):
-        raise ValueError(
-            "rows do not sum to 1: a model of logits needs a softmax first"
-        )
+        raise ValueError("rows do not sum to 1: a model of logits needs a softmax")
     mean = p.mean(axis=1)
     return Uncertainty(mean, entropy(mean), entropy(mean) - entropy(p).mean(axis=1))
 

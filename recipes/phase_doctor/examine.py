@@ -175,9 +175,8 @@ def steps_taken(bench: Bench, step: TracedStep | None) -> int:
 def held_by_optimizer(model: Any) -> frozenset[int]:
     """The variables that the compiled optimizer was built for."""
     optimizer = getattr(model, "optimizer", None)
-    known = getattr(optimizer, "_trainable_variables", None)
-    built = bool(known) and getattr(optimizer, "built", True)
-    return keys_of(known) if built else frozenset()
+    known = getattr(optimizer, "_trainable_variables", None) or ()
+    return keys_of(known) if getattr(optimizer, "built", True) else frozenset()
 
 
 def stale_writes(model: Any) -> frozenset[int]:
