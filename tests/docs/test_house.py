@@ -121,3 +121,17 @@ def test_the_issue_forms_ask_for_what_is_needed(form: str) -> None:
     if form == "false_alarm":
         assert fields["json"]["attributes"]["render"] == "json"
         assert ".to_json()" in fields["json"]["attributes"]["description"] and hasattr(Diagnosis, "to_json")
+
+
+def test_every_thread_is_a_link_to_itself() -> None:
+    thread = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)#(?P<number>\d+)")
+    link = re.compile(r"\[`?([\w.-]+/[\w.-]+)#(\d+)`?\]\(https://github\.com/([\w./-]+)/(?:issues|pull)/(\d+)\)")
+    found = 0
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        links = link.findall(text)
+        found += len(links)
+        assert not [given for given in links if given[:2] != given[2:]], page.relative_to(ROOT)
+        bare = thread.findall(link.sub("", text))
+        assert not bare, f"{page.relative_to(ROOT)}: {bare}"
+    assert found > 50
