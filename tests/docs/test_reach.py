@@ -45,10 +45,18 @@ def tab_to(browser: webdriver.Chrome, selector: str) -> None:
 
 
 @slow
-def test_search_works_by_keyboard(browser: webdriver.Chrome, view: Callable[..., None], address: str) -> None:
-    view()
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("way", ["/", "Tab"])
+def test_search_works_by_keyboard(
+    browser: webdriver.Chrome, view: Callable[..., None], address: str, width: int, way: str
+) -> None:
+    view(width)
     browser.get(address)
-    press(browser, "/", "set_learning_phase")
+    if way == "Tab":
+        tab_to(browser, ".md-search__input")
+    else:
+        press(browser, way)
+    press(browser, "set_learning_phase")
     WebDriverWait(browser, 20).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".md-search-result__item"))
     press(browser, Keys.ARROW_DOWN)
     assert "set_learning_phase_missing" in browser.switch_to.active_element.get_attribute("href")
