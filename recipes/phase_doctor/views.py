@@ -103,10 +103,10 @@ class Views:
         return Trace(name, calls, dict(effects.writes), reads, random)
 
     def _calls(self, recorder: Recorder, origins: dict[int, str]) -> list[Call]:
-        known: dict[int, int] = {}  # the recorder keeps the tensors alive
+        known: dict[int, tuple[int, Any]] = {}  # alive, for an id to mean one tensor
 
         def number(tensors: Iterable[Any]) -> tuple[int, ...]:
-            return tuple(known.setdefault(id(t), len(known)) for t in tensors)
+            return tuple(known.setdefault(id(t), (len(known), t))[0] for t in tensors)
 
         return [
             Call(
