@@ -15,6 +15,7 @@ const SPELLINGS = [
   [/\b(res|mobile|efficient|dense)[\s_-]*net\w*/gi, " $1net "],
   [/\b(my\s+)?(own|custom|manual|hand-?written)\s+(training\s+|train\s+)?loops?\b|\bmy\s+loops?\b/gi, " customloop "],
   [/\bgpus?\b/gi, " gpu "],
+  [/\bdifferences?\s+between\b|\bvs\b/gi, " versus "],
   [/\b(?:not|never|cannot|\w+n['’]t)\s+(\p{L}+)/giu, "$1 not$1"], // "not learning" is not about learning
 ];
 // Words that mean the same here.
@@ -44,7 +45,7 @@ const PAIR = 0.6; // two words that stand side by side in the query and in the p
 const WHOLE = 0.8; // a title, heading or phrase that says what the query says and nothing else
 
 const pages = new Map(); // address -> { boost, weights: term -> weight, phrases: [[term]] }
-const rarity = new Map(); // term -> the fewer pages have it, the more it says
+const rarity = new Map(); // term -> the fewer pages are about it, the more it says
 let vocabulary = []; // the terms of one word
 let typed = new Set();
 let query = []; // [word, term]
@@ -68,6 +69,8 @@ function words(text) {
   });
 }
 
+/** How much a page is about a term, from 0 to 1. */
+const share = (weight) => weight / (weight + 2);
 const termsOf = (text) => words(text).map(([, term]) => term);
 const pairs = (terms) => terms.slice(1).map((term, n) => `${terms[n]} ${term}`);
 
@@ -99,7 +102,7 @@ function learn(docs) {
         weights.set(term, (weights.get(term) ?? 0) + (weight * Math.min(n, most)) / long);
       }
     }
-    for (const term of weights.keys()) spread.set(term, (spread.get(term) ?? 0) + 1);
+    for (const [term, weight] of weights) spread.set(term, (spread.get(term) ?? 0) + share(weight));
     pages.set(address, { boost: page.boost, weights, phrases: page.phrases });
   }
   for (const [term, n] of spread) rarity.set(term, Math.log(1 + (pages.size - n + 0.5) / (n + 0.5)));
@@ -143,15 +146,12 @@ function rank(groups) {
   const scores = new Map();
   const score = (address) => {
     const { boost, weights, phrases } = pages.get(address);
-    const worth = (term, share) => {
-      const weight = weights.get(term) ?? 0;
-      return (share * rarity.get(term) * weight) / (weight + 2);
-    };
+    const worth = (term, sure) => sure * rarity.get(term) * share(weights.get(term) ?? 0);
     let [sum, met, all] = [0, 0, 0];
     const terms = {};
     wanted.forEach((meant, n) => {
-      const best = Math.max(0, ...[...meant].map(([term, share]) => worth(term, share)));
-      const most = Math.max(0, ...[...meant].map(([term, share]) => share * rarity.get(term)));
+      const best = Math.max(0, ...[...meant].map(([term, sure]) => worth(term, sure)));
+      const most = Math.max(0, ...[...meant].map(([term, sure]) => sure * rarity.get(term)));
       sum += best;
       met += best && most;
       all += most;
