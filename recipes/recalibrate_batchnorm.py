@@ -82,7 +82,7 @@ class Recalibrator:
                     for v in graph.variables:  # all that the pass can change
                         after.setdefault(v.ref(), (v, v.read_value()))
                     for v in (v for layer in layers for v in statistics(layer)):
-                        v.assign(keras.ops.nan_to_num(v.value))  # 0 * NaN would be NaN
+                        v.assign(np.nan_to_num(v.numpy()))  # 0 * NaN would be NaN
                 graph(x)
             ran = [layer for layer in layers if self.sums[layer][0, 0].numpy().all()]
             if layers and not ran:
