@@ -24,6 +24,9 @@ MATRIX = ROOT / "docs" / "reference" / "version-matrix.json"
 PROBES = ROOT / "tests" / "versions" / "probes.py"
 SOURCE = "../probes/"  # the page that shows the file, as seen from the matrix
 
+# Families of facts: on the matrix page those of them that answer alike everywhere share a row.
+FOLDED = ("Behind a stated phase",)
+
 Answer = Any  # True, False, a number, a word, or {"error": text}
 
 
@@ -348,6 +351,28 @@ def matrix_size(data: dict | None = None) -> str:
     return f"{len(data['facts'])} facts about {len(data['columns'])} pairs of TensorFlow and Keras"
 
 
+def alike(facts: Sequence[dict], data: dict) -> list[list[dict]]:
+    """Return the facts in heaps that answer alike in every column, in order of their first."""
+    heaps: dict[tuple, list[dict]] = {}
+    for fact in facts:
+        answers = tuple((type(a), essence(a)) for a in data["cells"][fact["id"]].values())
+        heaps.setdefault(answers, []).append(fact)
+    return list(heaps.values())
+
+
+def row_head(facts: Sequence[dict]) -> str:
+    """The statements of a row, each with a link to itself and one to its probe."""
+    told = [
+        f'{inline(fact["statement"])} <a href="#{anchor(fact["id"])}">#</a> <a href="{probe_link(fact["id"])}">probe</a>'
+        for fact in facts
+    ]
+    if len(facts) == 1:
+        return told[0]
+    items = "".join(f'<li id="{anchor(fact["id"])}">{text}</li>' for fact, text in zip(facts, told, strict=True))
+    first = inline(facts[0]["statement"]).removesuffix(".")
+    return f"<details><summary>{first}, and {len(facts) - 1} more that answer alike</summary><ul>{items}</ul></details>"
+
+
 def matrix_page(data: dict | None = None) -> str:
     """Return the whole matrix as one HTML table with its filter (shown by matrix.js where JavaScript runs)."""
     data = data or load()
@@ -366,8 +391,8 @@ def matrix_page(data: dict | None = None) -> str:
     bodies = []
     for number, (group, facts) in enumerate(groups.items()):
         rows = []
-        for fact in facts:
-            found = runs(fact["id"], data)
+        for heap in alike(facts, data) if group in FOLDED else [[fact] for fact in facts]:
+            found = runs(heap[0]["id"], data)
             starts = " ".join(str(run.first) for run in found[1:] if not apart(columns[run.first]))
             cells = []
             for run in found:
@@ -377,10 +402,9 @@ def matrix_page(data: dict | None = None) -> str:
                     f'<td{width} class=mx-{tone(run.answer)} title="{span(run.first, run.last, columns)}">'
                     f"<b>{sign(run.answer)}</b> <i>{html.escape(word(run.answer))}</i></td>"
                 )
+            name = f' id="{anchor(heap[0]["id"])}"' if len(heap) == 1 else ""
             rows.append(
-                f'<tr id="{anchor(fact["id"])}" data-changes="{starts}"><th scope="row">{inline(fact["statement"])} '
-                f'<a href="#{anchor(fact["id"])}">#</a> '
-                f'<a href="{probe_link(fact["id"])}">probe</a></th>{"".join(cells)}</tr>'
+                f'<tr{name} data-changes="{starts}"><th scope="row">{row_head(heap)}</th>{"".join(cells)}</tr>'
             )
         errors = error_list([fact["id"] for fact in facts], data)
         rows.append(f'<tr class="mx-errors"><td colspan="{len(columns) + 1}">{errors}</td></tr>' if errors else "")

@@ -13,7 +13,8 @@
       for (const row of body.querySelectorAll("tr[data-changes]")) {
         const changes = row.dataset.changes.split(" ").filter(Boolean).map(Number);
         row.hidden = since !== "" && !changes.some((place) => place >= Number(since));
-        rows += row.hidden ? 0 : 1;
+        // A row of a family stands for the facts in its list.
+        rows += row.hidden ? 0 : row.querySelectorAll("li[id]").length || 1;
       }
       body.hidden = (group !== "" && body.dataset.group !== group) || rows === 0;
       shown += body.hidden ? 0 : rows;
@@ -23,12 +24,15 @@
 
   // A link to a fact must reach it, whatever the filter hides.
   function reveal() {
-    const row = location.hash.startsWith("#fact-") && document.getElementById(location.hash.slice(1));
-    if (row && (row.hidden || row.closest("tbody").hidden)) {
-      form.reset();
-      apply();
-      row.scrollIntoView();
-    }
+    const fact = location.hash.startsWith("#fact-") && document.getElementById(location.hash.slice(1));
+    if (!fact) return;
+    const fold = fact.closest("details");
+    const hidden = fact.closest("tr").hidden || fact.closest("tbody").hidden;
+    if (!hidden && (!fold || fold.open)) return;
+    if (hidden) form.reset();
+    if (fold) fold.open = true;
+    apply();
+    fact.scrollIntoView();
   }
 
   form.hidden = false;

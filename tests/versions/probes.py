@@ -14,6 +14,7 @@ a mean near 5 and a standard deviation near 3, and Dense layers only add up. So 
 
 import argparse
 import functools
+import itertools
 import json
 import math
 import os
@@ -689,6 +690,274 @@ def dropout_behind_recorded_false_fit_active():
     model.compile("sgd", "mse")
     # Without a mask the output is the input but for epsilon; with one, each value is off by 1.
     return bool(model.fit(ones, ones, verbose=0).history["loss"][0] > 0.1)
+
+
+# --- behind a phase that somebody stated --------------------------------------------------------------------------------
+
+GROUP = "Behind a stated phase"
+STEPS = (2, 4)  # time steps and channels
+
+
+class Behind(object):
+    """A model that states a phase and has layers behind it, and what each of them does on every route.
+
+    A layer is in its training phase when its own weights move: no gradient moves any here. A dropout has none; a `tap`
+    behind it counts the zeros that it leaves. Two things are not asked: exports before TensorFlow 2.2, which could not
+    save a recurrent dropout, and SpectralNormalization where it does not work.
+    """
+
+    def __init__(self, stated, container):
+        state, self.watched = STATED[stated][0]()
+        chain = self.layers_behind(all_four=container == "functional")
+        inputs = keras.layers.Input(STEPS)
+        if container == "sequential":
+            self.model = keras.Sequential([start_of_sequential(STEPS), state] + chain)
+        elif container == "nested":
+            head_inputs = keras.layers.Input(STEPS)
+            head = keras.Model(head_inputs, self.through(chain, head_inputs))
+            self.model = keras.Model(inputs, head(state(inputs)))
+        else:
+            self.model = keras.Model(inputs, self.through(chain, state(inputs)))
+        # A compilation by XLA would take longer than all the rest, and changes no phase.
+        kwargs = {"jit_compile": False} if is_keras_3() else {}
+        self.model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse", **kwargs)
+        self.start = {name: self.values(layer) for name, layer in self.watched.items()}
+        self.answers = {}
+
+    def layers_behind(self, all_four):
+        layers = keras.layers
+        self.watched.update(bn=layers.BatchNormalization(name="behind_bn"), dropout=tap("behind_dropout"))
+        chain = [self.watched["bn"], layers.Dropout(0.5), self.watched["dropout"]]
+        if all_four:
+            # It adds nothing up and remembers nothing: a dropout in it leaves zeros, and nothing else does.
+            plain = dict(kernel_initializer=identity, recurrent_initializer="zeros", use_bias=False, activation="linear")
+            rnn = layers.SimpleRNN(STEPS[1], dropout=0.5, return_sequences=True, unroll=is_keras_3(), **plain)
+            self.watched["rnn"] = tap("behind_rnn")
+            chain += [rnn, self.watched["rnn"]]
+        if all_four and spectral_normalization_trains():
+            dense = layers.Dense(STEPS[1], use_bias=False, kernel_initializer="ones")
+            self.watched["spectral"] = layers.SpectralNormalization(dense, name="behind_spectral")
+            chain.append(self.watched["spectral"])
+        return chain + [layers.Flatten(), adder()]
+
+    @staticmethod
+    def through(chain, tensor):
+        for layer in chain:
+            tensor = layer(tensor)
+        return tensor
+
+    @staticmethod
+    def values(layer):
+        """The weights from which a route starts: none that a batch would lead to, and a count that no batch can give."""
+        return [value + 1.0 if value.shape else np.full_like(value, -1.0) for value in layer.get_weights()]
+
+    @staticmethod
+    def trained(before, after):
+        if before[0].shape:
+            return any(not np.allclose(a, b, rtol=0, atol=1e-4) for a, b in zip(after, before))
+        if after[0] < 0:
+            raise ValueError("the layer was not run")
+        return bool(after[0] > 0)
+
+    def by_export(self, x):
+        with tempfile.TemporaryDirectory() as folder:
+            own_exporter(self.model, folder)
+            loaded = tf.compat.v2.saved_model.load(folder)  # its variables live as long as this name
+            serve = loaded.signatures["serving_default"]
+            variables = {
+                name: [v for v in serve.variables if layer.name in v.name] for name, layer in self.watched.items()
+            }
+            before = {name: [v.numpy() for v in found] for name, found in variables.items()}
+            serve(**{list(serve.structured_input_signature[1])[0]: tf.constant(x)})
+            return {name: self.trained(before[name], [v.numpy() for v in found]) for name, found in variables.items()}
+
+    def ask(self, route):
+        x = data((8,) + STEPS)
+        for name, layer in self.watched.items():
+            layer.set_weights(self.start[name])
+        if route == "export":
+            return self.by_export(x)
+        {
+            "fit": lambda: fit(self.model, x),
+            "predict": lambda: by_predict(self.model, x),
+            "evaluate": lambda: self.model.evaluate(x, targets(x), batch_size=len(x), verbose=0),
+            "call_true": lambda: eager_training_true(self.model, x),
+            "call_false": lambda: eager_training_false(self.model, x),
+        }[route]()
+        return {name: self.trained(self.start[name], layer.get_weights()) for name, layer in self.watched.items()}
+
+
+def identity(shape, dtype=None, **kwargs):
+    return tf.eye(*shape)
+
+
+def tap(name):
+    """A layer that counts the zeros that reach it and hands on ones."""
+
+    class Tap(keras.layers.Layer):
+        def build(self, input_shape):
+            self.zeros = self.add_weight(name="zeros", shape=(), initializer="zeros", trainable=False)
+            super(Tap, self).build(input_shape)
+
+        def call(self, inputs):
+            self.zeros.assign(tf.reduce_sum(tf.cast(tf.equal(inputs, 0.0), tf.float32)))
+            return inputs * 0.0 + 1.0
+
+        def compute_output_shape(self, input_shape):
+            return input_shape
+
+    return Tap(name=name)
+
+
+def base_model(layers, **kwargs):
+    inputs = keras.layers.Input(STEPS)
+    tensor = layers[0](inputs, **kwargs)
+    return keras.Model(inputs, Behind.through(layers[1:], tensor))
+
+
+def stating_norm():
+    return [keras.layers.BatchNormalization(name="stating")]
+
+
+def stating_dropout():
+    return [keras.layers.Dropout(0.5), tap("stating")]
+
+
+def recorded_on_base():
+    layers = stating_norm()
+    base = base_model(layers)
+    return lambda tensor: base(tensor, training=False), {"itself": layers[-1]}
+
+
+def recorded_on_dropout():
+    layers = stating_dropout()
+    return lambda tensor: layers[1](layers[0](tensor, training=True)), {"itself": layers[-1]}
+
+
+def fixed_inside(make, training):
+    layers = make()
+
+    class Fixed(keras.layers.Layer):
+        def __init__(self):
+            super(Fixed, self).__init__(name="stating")
+            self.inner = layers[0]
+            self.rest = layers[1:]
+
+        def call(self, inputs):
+            return Behind.through(self.rest, self.inner(inputs, training=training))
+
+    return Fixed(), {"itself": layers[-1]}
+
+
+def recorded_inside(make, training):
+    layers = make()
+    return base_model(layers, training=training), {"itself": layers[-1]}
+
+
+def frozen():
+    layers = stating_norm()
+    base = base_model(layers)
+    base.trainable = False
+    return base, {"itself": layers[-1]}
+
+
+def forced():
+    class Forced(keras.layers.Dropout):
+        def call(self, inputs, training=None):
+            return super(Forced, self).call(inputs, training=True)
+
+    layer = base_model([Forced(0.5), tap("stating")])
+    return layer, {"itself": layer.layers[-1]}
+
+
+STATED = {
+    "base_false": (recorded_on_base, "`base(x, training=False)`", ("functional", "nested")),
+    "dropout_true": (recorded_on_dropout, "`Dropout(0.5)(x, training=True)`", ("functional", "nested")),
+    "layer_false": (
+        functools.partial(fixed_inside, stating_norm, False),
+        "a layer whose `call` fixes `training=False` for a BatchNormalization inside",
+        ("functional", "sequential"),
+    ),
+    "layer_true": (
+        functools.partial(fixed_inside, stating_dropout, True),
+        "a layer whose `call` fixes `training=True` for a Dropout inside",
+        ("functional", "sequential"),
+    ),
+    "model_false": (
+        functools.partial(recorded_inside, stating_norm, False),
+        "a model that has recorded `bn(x, training=False)`",
+        ("functional", "sequential"),
+    ),
+    "model_true": (
+        functools.partial(recorded_inside, stating_dropout, True),
+        "a model that has recorded `Dropout(0.5)(x, training=True)`",
+        ("functional", "sequential"),
+    ),
+    # The two ways that state nothing to others.
+    "base_frozen": (frozen, "a base with `trainable = False`", ("functional",)),
+    "dropout_forced": (
+        forced,
+        "a Dropout subclass that passes `training=True` to `super().call`",
+        ("functional", "sequential"),
+    ),
+}
+BEHIND = {
+    "itself": "%s itself is in training",
+    "bn": "behind %s, BatchNormalization moves its statistics",
+    "dropout": "behind %s, Dropout drops",
+    "rnn": "behind %s, a recurrent layer's dropout drops",
+    "spectral": "behind %s, SpectralNormalization moves its vector",
+}
+BEHIND_ROUTES = {
+    "fit": "`fit`",
+    "predict": "`predict`",
+    "evaluate": "`evaluate`",
+    "call_true": "`m(x, training=True)`",
+    "call_false": "`m(x, training=False)`",
+    "export": "the exported graph",
+}
+# Everything is asked of a Functional model; elsewhere what is dear to ask and answers alike is left out.
+LEFT_OUT = ("itself", "rnn", "spectral", "export")
+
+behind_models = {}  # (stated, container) -> a Behind, asked once a route
+
+
+@functools.lru_cache(maxsize=None)
+def spectral_normalization_trains():
+    """In a graph the layer of Keras 2 (new in TensorFlow 2.13) and of Keras 3.0 raises when `training` is true."""
+    if not is_keras_3():
+        return False
+    layer = keras.layers.SpectralNormalization(adder())
+    layer.build((None, 4))
+    try:
+        tf.function(lambda: layer(tf.ones((2, 4)), training=True))()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def behind(stated, watched, container, route):
+    if (stated, container) not in behind_models:
+        behind_models[stated, container] = Behind(stated, container)
+    asked = behind_models[stated, container]
+    if watched not in asked.watched or (route == "export" and version_of(tf) < (2, 2)):
+        return "not asked"
+    if route not in asked.answers:
+        asked.answers[route] = asked.ask(route)
+    return asked.answers[route][watched]
+
+
+for stated, (_, stated_text, containers) in STATED.items():
+    for container, watched, route in itertools.product(containers, BEHIND, BEHIND_ROUTES):
+        if container != "functional" and (watched in LEFT_OUT or route in LEFT_OUT):
+            continue
+        register(
+            "behind/%s/%s/%s/%s" % (stated, watched, container, route),
+            GROUP,
+            "%s model, %s: %s." % (container, BEHIND_ROUTES[route], BEHIND[watched] % stated_text),
+            functools.partial(behind, stated, watched, container, route),
+            task="behind/" + container,
+        )
 
 
 # --- trainable ---------------------------------------------------------------------------------------------------------

@@ -285,14 +285,24 @@ def test_an_unknown_name_is_an_error_that_helps() -> None:
 def test_the_page_holds_every_fact_and_every_column(data: dict) -> None:
     page = site.matrix_page(data)
     assert page.count('<th scope="col"') == len(data["columns"]) + 1
-    rows = re.findall(r'<tr id="([^"]+)" data-changes="([^"]*)">(.*?)</tr>', page)
-    assert [name for name, _, _ in rows] == [site.anchor(fact["id"]) for fact in data["facts"]]
-    for name, _, row in rows:
+    shown = re.findall(r'<(?:tr|li) id="(fact-[^"]+)"', page)
+    assert sorted(shown) == sorted(site.anchor(fact["id"]) for fact in data["facts"])
+    for row in re.findall(r"<tr[^>]* data-changes=[^>]*>(.*?)</tr>", page):
         cells = re.findall(r"<td( colspan=\d+)? class=mx-(\w+)", row)
         widths = [int(width.split("=")[1]) if width else 1 for width, _ in cells]
-        assert sum(widths) == len(data["columns"]), name
+        assert sum(widths) == len(data["columns"]), row
         # A sign for each answer, beside its colour.
-        assert len(re.findall(r"<b>[✓✗!=]</b> <i>[^<]+</i>", row)) == len(cells), name
+        assert len(re.findall(r"<b>[✓✗!=]</b> <i>[^<]+</i>", row)) == len(cells), row
+
+
+def test_a_family_is_a_few_rows_each_with_the_facts_that_answer_alike(data: dict) -> None:
+    for group in site.FOLDED:
+        facts = [fact for fact in data["facts"] if fact["group"] == group]
+        heaps = site.alike(facts, data)
+        assert sorted(fact["id"] for heap in heaps for fact in heap) == sorted(fact["id"] for fact in facts)
+        assert len(heaps) < len(facts) / 10
+        for heap in heaps:
+            assert len({json.dumps(data["cells"][fact["id"]]) for fact in heap}) == 1
 
 
 def test_the_page_escapes_what_errors_say() -> None:

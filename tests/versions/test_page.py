@@ -44,9 +44,10 @@ def show(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory, da
 
 
 def shown(browser: webdriver.Chrome) -> list[str]:
-    """The ids of the rows of facts that are displayed."""
+    """The ids of the facts whose rows are displayed."""
     found: list[str] = browser.execute_script(
-        "return [...document.querySelectorAll('.mx tr[data-changes]')].filter(r => r.offsetHeight > 0).map(r => r.id)"
+        "return [...document.querySelectorAll('.mx [id^=fact-]')]"
+        ".filter(fact => fact.closest('tr').offsetHeight > 0).map(fact => fact.id)"
     )
     return found
 
@@ -89,6 +90,18 @@ def test_a_link_reaches_a_fact_that_the_filter_hides(browser: webdriver.Chrome, 
         "setTimeout(() => done(document.getElementById('fact-bn_momentum').getBoundingClientRect().top), 300)"
     )
     assert "fact-bn_momentum" in shown(browser)
+    assert 0 <= top < 800
+
+
+def test_a_link_opens_the_row_of_a_family(browser: webdriver.Chrome, show: Callable[..., None]) -> None:
+    name = "fact-behind-base_false-dropout-functional-fit"
+    show(fragment=f"#{name}")
+    fold, top = browser.execute_async_script(
+        "const done = arguments[1], fact = document.getElementById(arguments[0]);"
+        "setTimeout(() => done([fact.closest('details').open, fact.getBoundingClientRect().top]), 300)",
+        name,
+    )
+    assert fold
     assert 0 <= top < 800
 
 
