@@ -363,7 +363,8 @@ def alike(facts: Sequence[dict], data: dict) -> list[list[dict]]:
 def row_head(facts: Sequence[dict]) -> str:
     """The statements of a row, each with a link to itself and one to its probe."""
     told = [
-        f'{inline(fact["statement"])} <a href="#{anchor(fact["id"])}">#</a> <a href="{probe_link(fact["id"])}">probe</a>'
+        f'{inline(fact["statement"])} <a href="#{anchor(fact["id"])}">#</a> '
+        f'<a href="{probe_link(fact["id"])}">probe</a>'
         for fact in facts
     ]
     if len(facts) == 1:
@@ -403,9 +404,7 @@ def matrix_page(data: dict | None = None) -> str:
                     f"<b>{sign(run.answer)}</b> <i>{html.escape(word(run.answer))}</i></td>"
                 )
             name = f' id="{anchor(heap[0]["id"])}"' if len(heap) == 1 else ""
-            rows.append(
-                f'<tr{name} data-changes="{starts}"><th scope="row">{row_head(heap)}</th>{"".join(cells)}</tr>'
-            )
+            rows.append(f'<tr{name} data-changes="{starts}"><th scope="row">{row_head(heap)}</th>{"".join(cells)}</tr>')
         errors = error_list([fact["id"] for fact in facts], data)
         rows.append(f'<tr class="mx-errors"><td colspan="{len(columns) + 1}">{errors}</td></tr>' if errors else "")
         bodies.append(

@@ -67,7 +67,12 @@ def complete(entries: list[dict[str, Any]], page: Any) -> None:
     if own and (phrases := settings(page).get("words")):
         own[0]["words"] = phrases
     if page.file.src_uri == "reference/version-matrix.md":
+        seen = set()
         for fact in matrix.load()["facts"]:
+            # Of a family the first alone: hundreds that read alike would stand before the page that tells of them.
+            if fact["group"] in seen & set(matrix.FOLDED):
+                continue
+            seen.add(fact["group"])
             location = f"{page.url}#{matrix.anchor(fact['id'])}"
             boost = settings(page)["boost"]
             entries.append(

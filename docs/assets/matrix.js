@@ -40,4 +40,5 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   window.addEventListener("hashchange", reveal);
   apply();
+  reveal();
 })();

@@ -1,4 +1,4 @@
-"""docs/reference/keras-3.16.md: the pitfalls bite where the version matrix says so, the page's cures hold everywhere."""
+"""docs/reference/keras-3.16.md: the pitfalls bite where the version matrix says so, the cures hold on every Keras 3."""
 
 from __future__ import annotations
 

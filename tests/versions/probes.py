@@ -916,6 +916,7 @@ BEHIND_ROUTES = {
     "call_false": "`m(x, training=False)`",
     "export": "the exported graph",
 }
+CONTAINERS = {"functional": "Functional", "sequential": "Sequential", "nested": "in a model of its own"}
 # Everything is asked of a Functional model; elsewhere what is dear to ask and answers alike is left out.
 LEFT_OUT = ("itself", "rnn", "spectral", "export")
 
@@ -954,7 +955,7 @@ for stated, (_, stated_text, containers) in STATED.items():
         register(
             "behind/%s/%s/%s/%s" % (stated, watched, container, route),
             GROUP,
-            "%s model, %s: %s." % (container, BEHIND_ROUTES[route], BEHIND[watched] % stated_text),
+            "%s: %s (%s)." % (BEHIND_ROUTES[route], BEHIND[watched] % stated_text, CONTAINERS[container]),
             functools.partial(behind, stated, watched, container, route),
             task="behind/" + container,
         )
