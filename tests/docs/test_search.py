@@ -119,6 +119,12 @@ PHRASES = {
         model.fit works but tf.GradientTape doesn't
         custom loop accuracy much worse than fit
     """,
+    "reference/keras-3.16": """
+        after upgrading, the head overfits
+        predict changes my weights
+        dropout stopped working behind a frozen backbone
+        keras 3.16 training argument
+    """,
     f"{SAMPLES} {LOOP}": "dropout has no effect",
     SAMPLES: """
         dropout at inference
