@@ -159,7 +159,7 @@ def network():
 
 
 def main():
-    """Train on the digits 0 to 7, draw samples in four ways, ask about 8 and 9."""
+    """Train on the digits 0 to 7, draw samples in three ways, ask about 8 and 9."""
     from sklearn.datasets import load_digits  # real scans that come with the package
 
     images, labels = load_digits(return_X_y=True)
@@ -176,7 +176,6 @@ def main():
     for way, asked, call in [
         ("model(x)", model, model),
         ("model.predict(x)", model, model.predict_on_batch),
-        ("model(x, training=True)", model, lambda x: model(x, training=True)),
         ("to_monte_carlo(model).predict(x)", sampler, sampler.predict_on_batch),
     ]:
         before = asked.get_layer("norm").moving_mean.numpy()
