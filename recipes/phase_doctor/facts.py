@@ -123,10 +123,16 @@ def never_moved(seen: Evidence, statistic: Statistic) -> bool:
 
 
 @remembered
+def weights_broken(seen: Evidence) -> bool:
+    """Whether a variable other than a moving statistic is not finite."""
+    known = {key for s in seen.statistics for key in s.keys}
+    return any(v.not_finite and v.key not in known for v in seen.variables.values())
+
+
+@remembered
 def values_broken(seen: Evidence) -> bool:
     """Whether any weight or statistic holds what no arithmetic survives."""
-    known = {key for s in seen.statistics for key in s.keys}
-    if any(v.not_finite and v.key not in known for v in seen.variables.values()):
+    if weights_broken(seen):
         return True
     ill = [s for s in seen.statistics if ailment(s) is not None]
     return any(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import dis
 import importlib
 import inspect
 import sys
@@ -67,6 +68,15 @@ def phase_parameter(layer: Any) -> inspect.Parameter | None:
         return None
 
 
+def reads_phase(layer: Any) -> bool:
+    """Whether `call` reads the `training` it takes, or hides what it does."""
+    code = getattr(inspect.unwrap(layer.call), "__code__", None)
+    if code is None or "training" not in code.co_varnames + code.co_cellvars:
+        return True
+    loads = {i.argval for i in dis.get_instructions(code) if "LOAD" in i.opname}
+    return "training" in loads | set(code.co_cellvars)
+
+
 def is_graph(layer: Any) -> bool:
     """Functional and Sequential models: they hand the phase down themselves."""
     return (
@@ -91,7 +101,7 @@ def heeds_phase(layer: Any) -> bool:
     """Whether this leaf does something else in another phase, by its own settings."""
     if is_batchnorm(layer):
         return bool(layer.trainable)
-    if phase_parameter(layer) is None:
+    if phase_parameter(layer) is None or not reads_phase(layer):
         return False
     for attribute in ("rate", "stddev", "dropout", "recurrent_dropout", "_dropout"):
         value = getattr(layer, attribute, None)

@@ -88,12 +88,12 @@ class Diagnosis:
         )
 
     def __str__(self) -> str:
-        groups: dict[tuple[str, str, str], list[Finding]] = {}
+        groups: dict[tuple[str, ...], list[Finding]] = {}
         for finding in self.findings:
             # Fifty layers with one fault are one row.
             kind = finding.message.replace(repr(finding.where), "@")
             kind = re.sub(r"[\d.]+(e[+-]?\d+)?", "#", kind)
-            row = (finding.code, finding.severity, kind)
+            row = (finding.code, finding.severity, kind, finding.cure_id)
             groups.setdefault(row, []).append(finding)
         faults = sum(f.severity != "note" for f in self.findings)
         state = "healthy" if self.ok else f"{faults} findings"

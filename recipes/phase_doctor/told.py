@@ -65,6 +65,12 @@ def decided(seen: Evidence, trace: Trace, number: int) -> bool:
     return False
 
 
+def runs_in_training(seen: Evidence, layer: Layer) -> bool:
+    """Whether the step calls a layer in the training phase."""
+    calls = seen.measure.step_calls() if seen.step and seen.step.by else None
+    return calls is not None and any(calls.calls[n].training for n in calls.of(layer))
+
+
 def says_inference(seen: Evidence, layer: Layer) -> bool:
     """Whether the step writes `training=False` on every outermost call of a layer."""
     calls = seen.measure.step_calls()

@@ -22,6 +22,20 @@ X, Y = IMAGES[:32], LABELS[:32]
 
 
 @dataclass
+class Followed:
+    """The printed cure, followed: `apply` gives the cured model, `measure` (higher is better) gains at least `by`.
+
+    `harms`: cures that would make this model worse; none of them may be printed.
+    """
+
+    id: str
+    apply: Callable[[], Any]
+    measure: Callable[[Any], float]
+    by: float
+    harms: tuple[str, ...] = ()
+
+
+@dataclass
 class Case:
     """One examination and what it has to say. `codes` and `where` stay empty for a healthy model."""
 
@@ -31,6 +45,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     codes: tuple[str, ...] = ()
     where: str | None = None
+    cure: Followed | None = None
 
 
 def registry() -> tuple[dict[str, Callable[..., Case]], Callable]:
@@ -135,4 +150,38 @@ def judge(case: Case, healthy: bool) -> str:
     if missing:
         return f"missed {', '.join(missing)}:\n{found}"
     places = [f.where for f in found.findings if f.code == case.codes[0] and f.severity != "note"]
-    return "" if case.where is None or case.where in places else f"{case.codes[0]} at {places}, not {case.where!r}"
+    if case.where is not None and case.where not in places:
+        return f"{case.codes[0]} at {places}, not {case.where!r}"
+    return follow(case, found) if case.cure else ""
+
+
+def follow(case: Case, found: Any) -> str:
+    """Whether the cure that is printed cures, and no other one is printed that harms."""
+    cure = case.cure
+    assert cure is not None
+    printed = {f.cure_id: f.code for f in found.findings if f.severity != "note"}
+    if cure.id not in printed:
+        return f"prints {', '.join(printed)}, not {cure.id}:\n{found}"
+    harmful = [id for id in cure.harms if id in printed]
+    if harmful:
+        return f"prints {', '.join(harmful)}, which makes this model worse:\n{found}"
+    before = cure.measure(case.model)
+    after = cure.measure(cure.apply())
+    return "" if after - before >= cure.by else f"{cure.id} takes it from {before:.3g} to {after:.3g} only"
+
+
+def agreement(one: Any, two: Any) -> float:
+    """0 where two answers agree, else minus their root mean square distance."""
+    return -float(np.sqrt(np.mean(np.square(np.asarray(one, "float64") - np.asarray(two, "float64")))))
+
+
+def finite(model: Any, x: Any) -> float:
+    """Share of finite numbers in what inference answers."""
+    return float(np.mean(np.isfinite(np.array(model(x, training=False)))))
+
+
+def stillness(model: Any, act: Callable[[], Any], weights: Any) -> float:
+    """Minus what `act` moves these weights by."""
+    before = [np.array(w) for w in weights]
+    act()
+    return min(agreement(w, old) for w, old in zip(weights, before, strict=True))

@@ -14,17 +14,23 @@ from cases import (
     LABELS,
     LOGITS,
     Case,
+    Followed,
     L,
     X,
     Y,
+    agreement,
     conv_block,
+    finite,
     make_step,
     registry,
     settle,
     small_cnn,
     small_mlp,
+    stillness,
     write_lite,
 )
+from monte_carlo_dropout import to_monte_carlo
+from recalibrate_batchnorm import recalibrate
 
 CASES, case = registry()
 
@@ -164,7 +170,18 @@ def fine_tuning_with_recorded_false() -> Case:  # keras#23364, the official guid
     settle(base, X)
     inputs = keras.Input((8, 8, 1))
     outputs = L.Dense(10)(L.Dropout(0.2)(base(inputs, training=False)))
-    return Case(keras.Model(inputs, outputs), X, Y, codes=("PD102",), where="backbone")
+    model = keras.Model(inputs, outputs)
+    statistics = base.get_layer("one_bn").non_trainable_variables
+
+    def apply():
+        for layer in base.layers:
+            if isinstance(layer, L.BatchNormalization):
+                layer.trainable = False
+        return model
+
+    kept = lambda m: stillness(m, lambda: m(X + 1, training=True), statistics)  # noqa: E731
+    cure = Followed("freeze-by-trainable", apply, kept, 0.01, ("delete-the-recorded-true",))
+    return Case(model, X, Y, codes=("PD102",), where="backbone", cure=cure)
 
 
 @case
@@ -172,7 +189,37 @@ def monte_carlo_dropout_recorded_true() -> Case:  # keras-team/tf-keras#81
     inputs = keras.Input((64,))
     x = L.Dense(24, activation="relu")(inputs)
     x = L.Dropout(0.5, name="mc")(x, training=True)
-    return Case(keras.Model(inputs, L.Dense(10)(x)), FLAT, Y, codes=("PD102",), where="mc")
+    model = keras.Model(inputs, L.Dense(10)(x))
+
+    def samples_differ(model):
+        one, two = (model.predict(FLAT, verbose=0) for _ in range(2))
+        return -agreement(one, two)
+
+    harms = ("freeze-by-trainable", "delete-the-recorded-true")
+    cure = Followed("convert-to-monte-carlo", lambda: to_monte_carlo(model), samples_differ, 0.1, harms)
+    return Case(model, FLAT, Y, codes=("PD102",), where="mc", cure=cure)
+
+
+@case
+def norms_recorded_true_in_a_residual_net() -> Case:  # a helper's default, as in a course's assignment
+    def net(recorded):
+        keras.utils.set_random_seed(0)
+        said = {"training": True} if recorded else {}
+        inputs = keras.Input((64,))
+        x = L.Dense(24)(inputs)
+        h = L.ReLU()(L.BatchNormalization(momentum=0.8, name="first")(x, **said))
+        x = L.Add()([x, L.BatchNormalization(momentum=0.8)(L.Dense(24)(h), **said)])
+        model = keras.Model(inputs, L.Dense(10)(L.ReLU()(x)))
+        model.compile(keras.optimizers.Adam(1e-2), LOGITS)
+        model.fit(IMAGES[:640].reshape(-1, 64), LABELS[:640], batch_size=64, epochs=6, verbose=0)
+        return model
+
+    def one_by_one(model):  # as a server asks, without saying a phase
+        return float(np.mean([np.argmax(model(FLAT[i : i + 1])) == Y[i] for i in range(32)]))
+
+    harms = ("freeze-by-trainable", "convert-to-monte-carlo")
+    cure = Followed("delete-the-recorded-true", lambda: net(False), one_by_one, 0.3, harms)
+    return Case(net(True), FLAT, Y, codes=("PD102",), where="first", cure=cure)
 
 
 @case
@@ -460,7 +507,28 @@ def one_batch_with_nan() -> Case:  # tf#34062
     spoilt = FLAT.copy()
     spoilt[3, 5] = np.nan
     model(spoilt, training=True)
-    return Case(model, FLAT, Y, codes=("PD203",), where="norm")
+
+    def apply():
+        recalibrate(model, [FLAT])
+        return model
+
+    cure = Followed("re-estimate-after-the-bad-batch", apply, lambda m: finite(m, FLAT), 1, ("restore-the-weights",))
+    return Case(model, FLAT, Y, codes=("PD203",), where="norm", cure=cure)
+
+
+@case
+def kernel_with_nan() -> Case:  # one step on a loss that was not finite
+    model = settle(small_mlp("diverged"), FLAT)
+    checkpoint = model.get_weights()
+    model.get_layer("hidden").kernel.assign(model.get_layer("hidden").kernel * np.nan)
+    model(FLAT, training=True)
+
+    def apply():
+        model.set_weights(checkpoint)
+        return model
+
+    cure = Followed("restore-the-weights", apply, lambda m: finite(m, FLAT), 1, ("re-estimate-after-the-bad-batch",))
+    return Case(model, FLAT, Y, codes=("PD203",), where="hidden", cure=cure)
 
 
 @case
@@ -502,7 +570,54 @@ def one_variance_zeroed() -> Case:
 @case
 def functional_step_without_the_phase() -> Case:  # the source article, C3
     model = small_cnn("article")
-    return Case(model, X, Y, {"train_step": make_step(model, training="none")}, codes=("PD301",), where="one_bn")
+
+    def apply():
+        step = make_step(model)
+        for _ in range(3):
+            step(X, Y)
+        return model
+
+    cure = Followed("call-with-training-true", apply, moved_from_zero, 1e-3, ("keep-the-returned-state",))
+    options = {"train_step": make_step(model, training="none")}
+    return Case(model, X, Y, options, codes=("PD301",), where="one_bn", cure=cure)
+
+
+def moved_from_zero(model):
+    norm = next(layer for layer in model.layers if isinstance(layer, L.BatchNormalization))
+    return float(np.abs(np.array(norm.moving_mean)).mean())
+
+
+@case
+def returned_state_dropped() -> Case:  # keras#20378
+    model, optimizer = small_mlp("stateless"), keras.optimizers.Adam(1e-2)
+    optimizer.build(model.trainable_variables)
+
+    def make(keep):
+        @tf.function
+        def step(x, y):
+            weights = [v.value for v in model.trainable_variables]
+            state = [v.value for v in model.non_trainable_variables]
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                output, new = model.stateless_call(weights, state, x, training=True)
+                value = LOGITS(y, output)
+            optimizer.apply_gradients(zip(tape.gradient(value, weights), model.trainable_variables, strict=True))
+            for variable, kept in zip(model.non_trainable_variables, new, strict=True) if keep else ():
+                variable.assign(kept)
+
+        return step
+
+    def apply():
+        step = make(True)
+        for _ in range(3):
+            step(FLAT, Y)
+        return model
+
+    step = make(False)
+    for _ in range(3):
+        step(FLAT, Y)
+    cure = Followed("keep-the-returned-state", apply, moved_from_zero, 1e-3, ("call-with-training-true",))
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD301", "PD201"), where="norm", cure=cure)
 
 
 @case
@@ -764,8 +879,16 @@ def home_made_norm_ignores_freezing() -> Case:  # keras#7085
         [keras.Input((64,)), L.Dense(12), RunningNorm(obey_freeze=False, name="stubborn"), L.Dense(10)]
     )
     settle(model, FLAT, 60)
-    model.layers[1].trainable = False
-    return Case(model, FLAT, Y, {"train_step": make_step(model)}, codes=("PD303",), where="stubborn")
+    stubborn = model.layers[1]
+    stubborn.trainable = False
+
+    def apply():
+        stubborn.obey_freeze = True
+        return model
+
+    kept = lambda m: stillness(m, lambda: make_step(m)(FLAT + 1, Y), [stubborn.centre])  # noqa: E731
+    cure = Followed("ask-whether-frozen", apply, kept, 0.01, ("freeze-before-compile-and-trace",))
+    return Case(model, FLAT, Y, {"train_step": make_step(model)}, codes=("PD303",), where="stubborn", cure=cure)
 
 
 @case
@@ -802,7 +925,23 @@ def weights_clipped_with_the_frozen_ones() -> Case:  # as a Wasserstein critic d
             if "float" in str(weight.dtype):
                 weight.assign(tf.clip_by_value(weight, -0.1, 0.1))
 
-    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD303",), where="hidden")
+    hidden, weights = model.get_layer("hidden"), list(model.weights)
+
+    def apply():
+        weights[:] = model.trainable_variables
+        return model
+
+    def clip():
+        for weight in weights:
+            if "float" in str(weight.dtype):
+                weight.assign(tf.clip_by_value(weight, -0.1, 0.1))
+
+    def kept(model):
+        hidden.kernel.assign(tf.ones_like(hidden.kernel))
+        return stillness(model, clip, [hidden.kernel])
+
+    cure = Followed("assign-to-the-trainable-only", apply, kept, 0.5, ("freeze-before-compile-and-trace",))
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD303",), where="hidden", cure=cure)
 
 
 # -- PD304: batch mates -----------------------------------------------------------------------------------------------
@@ -811,27 +950,48 @@ def weights_clipped_with_the_frozen_ones() -> Case:  # as a Wasserstein critic d
 @case
 def training_true_fixed_in_call() -> Case:  # keras#12400
     class Net(keras.Model):
+        always = True
+
         def __init__(self):
             super().__init__()
             self.conv, self.norm = L.Conv2D(6, 3), L.BatchNormalization(name="always")
             self.head = keras.Sequential([L.Flatten(), L.Dense(10)])
 
         def call(self, x, training=None):
-            return self.head(tf.nn.relu(self.norm(self.conv(x), training=True)))
+            return self.head(tf.nn.relu(self.norm(self.conv(x), training=self.always or training)))
 
     model = Net()
     model(X)
-    return Case(model, X, Y, codes=("PD304", "PD306"), where="always")
+
+    def apply():
+        model.always = False
+        return model
+
+    cure = Followed("pass-training-false-down", apply, alone_as_in_company, 0.01, ("compute-by-sample",))
+    return Case(model, X, Y, codes=("PD304", "PD306"), where="always", cure=cure)
+
+
+def alone_as_in_company(model, x=X):
+    return agreement(model(x[:4], training=False), model(x, training=False)[:4])
 
 
 @case
 def layer_centres_over_the_batch() -> Case:  # tf#39663
     class Centre(L.Layer):
+        over = 0
+
         def call(self, x):
-            return x - tf.reduce_mean(x, axis=0, keepdims=True)
+            return x - tf.reduce_mean(x, axis=self.over, keepdims=True)
 
     model = keras.Sequential([keras.Input((64,)), L.Dense(8, "relu"), Centre(name="centre"), L.Dense(2)])
-    return Case(model, FLAT, codes=("PD304",), where="centre")
+
+    def apply():
+        model.get_layer("centre").over = 1
+        return model
+
+    measure = functools.partial(alone_as_in_company, x=FLAT)
+    cure = Followed("compute-by-sample", apply, measure, 0.01, ("pass-training-false-down",))
+    return Case(model, FLAT, codes=("PD304",), where="centre", cure=cure)
 
 
 @case
@@ -1036,4 +1196,19 @@ def stale_lite_artifact(tmp_path) -> Case:  # tf#26075
     write_lite(model, [None, 64], tmp_path / "old.tflite")
     settle(model, FLAT)
     model.get_layer("head").kernel.assign(model.get_layer("head").kernel * 1.5)
-    return Case(model, FLAT, Y, {"artifact": tmp_path / "old.tflite"}, codes=("PD401",))
+
+    def apply():
+        write_lite(model, [None, 64], tmp_path / "old.tflite")
+        return model
+
+    def served(model):
+        serve = tf.lite.Interpreter(str(tmp_path / "old.tflite"))
+        (given,), (answer,) = serve.get_input_details(), serve.get_output_details()
+        serve.resize_tensor_input(given["index"], FLAT.shape)
+        serve.allocate_tensors()
+        serve.set_tensor(given["index"], FLAT)
+        serve.invoke()
+        return agreement(serve.get_tensor(answer["index"]), model(FLAT, training=False))
+
+    cure = Followed("score-both", apply, served, 0.1, ("export-with-training-false",))
+    return Case(model, FLAT, Y, {"artifact": tmp_path / "old.tflite"}, codes=("PD401",), cure=cure)

@@ -22,6 +22,7 @@ from cases import (
     small_mlp,
     write_lite,
 )
+from monte_carlo_dropout import to_monte_carlo
 
 CASES, case = registry()
 
@@ -458,6 +459,15 @@ def monte_carlo_dropout_on_purpose() -> Case:
 
     model = keras.Sequential([keras.Input((64,)), L.Dense(16, "relu"), AlwaysOn(0.3), L.Dense(10)])
     return Case(model, FLAT, Y, {"allow": ("PD305", "PD304")})
+
+
+@case
+def recorded_true_converted_to_monte_carlo() -> Case:  # what the recipe gives keeps the record; its layer obeys nobody
+    inputs = keras.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, activation="relu")(inputs)
+    x = L.SpatialDropout2D(0.3, name="maps")(x, training=True)
+    x = L.Dropout(0.4)(L.Flatten()(x), training=True)
+    return Case(to_monte_carlo(keras.Model(inputs, L.Dense(10)(x))), X, Y, {"allow": ("PD305",)})
 
 
 def gan_parts():

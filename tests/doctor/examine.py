@@ -167,6 +167,7 @@ def absent(name: str) -> str:
 RECORDED = (
     "fine_tuning_with_recorded_false",
     "monte_carlo_dropout_recorded_true",
+    "norms_recorded_true_in_a_residual_net",
     "recorded_false_two_models_deep",
     "spatial_dropout_meant_to_stay_on",
 )

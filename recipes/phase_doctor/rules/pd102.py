@@ -7,6 +7,10 @@ what the layers get when the model is told the other phase.
 were safe.
 On Keras 3.0 to 3.15 `fit` overrides it; on later releases and on Keras 2 it holds, and
 the rule stays silent.
+What to do depends on what was recorded where: a BatchNormalization recorded with False
+is frozen by `trainable`; one recorded with True loses that True, for frozen it would
+learn nothing; dropout recorded with True goes through `to_monte_carlo`.
+<!-- tests/doctor/corpus_broken.py: norms_recorded_true_in_a_residual_net -->
 A recorded value equal to the layer's own default cannot be told from no value, and is
 not judged.
 
@@ -50,6 +54,24 @@ RULE = Rule(
         "it in a subclass's `call`.",
         "fine_tune_frozen_batchnorm",
     ),
+    Cure(
+        "delete-the-recorded-true",
+        "Delete `training=True` from that call: `fit` says it anyway, and inference "
+        "then has the moving statistics everywhere, in an export too. Do not freeze "
+        "it. Where each batch's own statistics are meant, take GroupNormalization.",
+        "fit_explicit_phase",
+    ),
+    Cure(
+        "convert-to-monte-carlo",
+        "To keep it on in `predict` and once exported, convert the model with "
+        "`to_monte_carlo`. Else delete `training=True` from that call.",
+        "monte_carlo_dropout",
+    ),
+    Cure(
+        "let-a-subclass-decide",
+        "Call it in a subclass's `call` with `training=False`, or set its rate to 0.",
+        "subclass_training_arg",
+    ),
 )
 
 
@@ -66,9 +88,17 @@ def judge(seen: Evidence) -> Iterator[Finding]:
             f"but {seen.keras} runs it in {mode} mode when the model is.",
             # Dropout in a frozen backbone loses nothing but determinism.
             None if training or norms else "note",
+            cure_for(training, bool(norms)),
             layers=list(dict.fromkeys(paths(affected))),
             batchnorms=norms,
         )
+
+
+def cure_for(training: bool, norms: bool) -> str:
+    """A recorded True wants the contrary of a recorded False."""
+    if norms:
+        return "delete-the-recorded-true" if training else "freeze-by-trainable"
+    return "convert-to-monte-carlo" if training else "let-a-subclass-decide"
 
 
 def overruled(seen: Evidence, layer: Layer, training: bool) -> list[Layer]:

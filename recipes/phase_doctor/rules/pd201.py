@@ -22,6 +22,10 @@ from ..evidence import Evidence
 from ..facts import never_moved
 from ..report import Finding
 from ..rule import Cure, Rule
+from ..told import runs_in_training
+from .pd301 import RULE as UNMOVED
+
+KEEP = UNMOVED.cures["keep-the-returned-state"]
 
 RULE = Rule(
     "PD201",
@@ -33,6 +37,7 @@ RULE = Rule(
         "`model.weights`.",
         "functional_learning_phase",
     ),
+    KEEP,
 )
 
 
@@ -44,6 +49,7 @@ def judge(seen: Evidence) -> Iterator[Finding]:
                 path,
                 f"The moving statistics of {path!r} are still the initial ones, "
                 "but its weights were trained.",
+                cure=KEEP.id if runs_in_training(seen, statistic.layer) else None,
                 optimizer_steps=seen.steps,
                 channels=int(statistic.now[0].size),
             )

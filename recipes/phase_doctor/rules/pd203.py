@@ -5,6 +5,9 @@ A variance of exactly zero is right for a channel that is constant in the data.
 It counts where the batch varies in that channel, and where every channel of a layer has
 it.
 
+A weight that is not finite is lost: no re-estimation brings it back.
+<!-- tests/doctor/corpus_broken.py: kernel_with_nan -->
+
 **Why it is bad.** One batch with NaN makes the statistics NaN for good; evaluation is
 NaN while training goes on.
 
@@ -34,7 +37,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..evidence import Evidence, Statistic
-from ..facts import ailment, zero_may_be_meant
+from ..facts import ailment, weights_broken, zero_may_be_meant
 from ..report import Finding
 from ..rule import Cure, Rule
 
@@ -47,7 +50,16 @@ RULE = Rule(
         "Find the batch that was empty or not finite, then re-estimate the statistics.",
         "recalibrate_batchnorm",
     ),
+    Cure(
+        "restore-the-weights",
+        "Restore the weights from a checkpoint before the step that was not finite "
+        "(`keras.callbacks.TerminateOnNaN` finds it). Re-estimated statistics would "
+        "not be finite either.",
+        None,
+    ),
 )
+
+LOST = "restore-the-weights"
 
 
 def judge(seen: Evidence) -> Iterator[Finding]:
@@ -56,7 +68,7 @@ def judge(seen: Evidence) -> Iterator[Finding]:
         if variable.not_finite and variable.owner and variable.key not in statistical:
             path, wrong = variable.owner.path, variable.not_finite
             text = f"A weight of {path!r} holds {wrong} values that are not finite."
-            yield RULE.finding(path, text, values=wrong)
+            yield RULE.finding(path, text, cure=LOST, values=wrong)
     for statistic in seen.statistics:
         yield from ill(seen, statistic)
 
@@ -68,7 +80,8 @@ def ill(seen: Evidence, statistic: Statistic) -> Iterator[Finding]:
     vanished = seen.phases.vanished.get(statistic.mean) if seen.phases else None
     if kind == "not finite":
         text = f"{number} moving statistics of {path!r} are not finite."
-        yield RULE.finding(path, text, values=number)
+        cure = LOST if weights_broken(seen) else None
+        yield RULE.finding(path, text, cure=cure, values=number)
     elif kind == "negative" and variance is not None:
         text = f"{number} moving variances of {path!r} are negative."
         least = float(np.min(variance))

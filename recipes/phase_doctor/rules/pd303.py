@@ -44,7 +44,34 @@ RULE = Rule(
         "Set `trainable = False` before `compile` and before the step is first traced.",
         "fine_tune_frozen_batchnorm",
     ),
+    Cure(
+        "ask-whether-frozen",
+        "In the layer's own `call`, update `if training and self.trainable`; "
+        "freezing it earlier changes nothing.",
+        "subclass_training_arg",
+    ),
+    Cure(
+        "hand-over-the-trainable-of-now",
+        "Take the gradients of `model.trainable_variables` of now, "
+        "and build a new optimizer for them.",
+        "fine_tune_frozen_batchnorm",
+    ),
+    Cure(
+        "assign-to-the-trainable-only",
+        "Clip or decay `model.trainable_variables`, not all of `model.weights`.",
+        None,
+    ),
 )
+
+WORDS = {
+    "freeze-before-compile-and-trace": "the step was traced before that",
+    "ask-whether-frozen": "the layer updates itself without asking whether it is "
+    "frozen",
+    "hand-over-the-trainable-of-now": "the optimizer of the step still holds its "
+    "weights",
+    "assign-to-the-trainable-only": "the step assigns to its variables what it "
+    "computes from them alone",
+}
 
 
 def judge(seen: Evidence) -> Iterator[Finding]:
@@ -68,8 +95,8 @@ def judge(seen: Evidence) -> Iterator[Finding]:
             )
             yield RULE.finding(layer.path, text, "note", **evidence)
         else:
-            text = f"{layer.path!r} is frozen, but one step changes it: {why}."
-            yield RULE.finding(layer.path, text, **evidence)
+            text = f"{layer.path!r} is frozen, but one step changes it: {WORDS[why]}."
+            yield RULE.finding(layer.path, text, cure=why, **evidence)
 
 
 def stale(seen: Evidence) -> Iterator[Finding]:
@@ -94,15 +121,15 @@ def stale(seen: Evidence) -> Iterator[Finding]:
 
 
 def reason(seen: Evidence, moved: list[int]) -> str | None:
-    """Why a frozen layer moves; None where the step means to set it."""
+    """Why a frozen layer moves, by the cure; None where the step means to set it."""
     assert seen.step is not None
     fresh = seen.measure.fresh_writes()
     if fresh is not None and any(key not in fresh for key in moved):
-        return "the step was traced before the layer was frozen"
+        return "freeze-before-compile-and-trace"
     if seen.training and any(key in seen.training.writes for key in moved):
-        return "the layer updates itself without asking whether it is frozen"
+        return "ask-whether-frozen"
     if any(key in seen.step.optimized for key in moved):
-        return "the optimizer of the step still holds its weights"
+        return "hand-over-the-trainable-of-now"
     if seen.step.by and not any(seen.measure.copies(key) for key in moved):
-        return "the step assigns to its variables what it computes from them alone"
+        return "assign-to-the-trainable-only"
     return None

@@ -29,7 +29,7 @@ class Centre(keras.layers.Layer):
 
 from collections.abc import Iterator
 
-from ..evidence import Evidence
+from ..evidence import Evidence, Trace
 from ..facts import differs, said, share, stochastic
 from ..report import Finding
 from ..rule import Cure, Rule
@@ -43,6 +43,13 @@ RULE = Rule(
         "Pass `training=False` down to the layer at inference; never fix "
         "`training=True` in `call`.",
         "subclass_training_arg",
+    ),
+    Cure(
+        "compute-by-sample",
+        "Compute over the features, not over the batch (axis 0). If batch mates are "
+        "meant to mix (candidates that compete, in-batch negatives), pass "
+        "`allow=('PD304',)` and serve the batches that belong together.",
+        None,
     ),
 )
 
@@ -67,5 +74,15 @@ def judge(seen: Evidence) -> Iterator[Finding]:
                 f"With other batch mates the output of {said(seen, way)} "
                 f"changes by {share(evidence):.1%}{starts}"
             )
-            yield RULE.finding(where, text, **evidence)
+            cure = None if trains(way.trace, where) else "compute-by-sample"
+            yield RULE.finding(where, text, cure=cure, **evidence)
             break
+
+
+def trains(trace: Trace, where: str | None) -> bool:
+    """Whether the layer, or where none is known any, runs in the training phase."""
+    return any(
+        call.training and call.layer.heeds
+        for call in trace.calls
+        if where in (None, call.layer.path)
+    )

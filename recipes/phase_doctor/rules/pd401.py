@@ -30,7 +30,7 @@ import numpy as np
 
 from ..evidence import Evidence
 from ..facts import stochastic
-from ..noise import ROUNDING_SIGMAS, rms, spread_of
+from ..noise import ROUNDING_SIGMAS, differences, rms, spread_of
 from ..report import Finding
 from ..rule import Cure, Rule
 
@@ -41,6 +41,13 @@ RULE = Rule(
     Cure(
         "export-with-training-false",
         "Export again through an endpoint that passes `training=False`.",
+        "export_inference_model",
+    ),
+    Cure(
+        "score-both",
+        "The phase is not the reason: the file holds other weights than the model of "
+        "now, or fewer digits. Score both on validation data; export again where the "
+        "model is better, else load the weights that the file was made from.",
         "export_inference_model",
     ),
 )
@@ -64,7 +71,21 @@ def judge(seen: Evidence) -> Iterator[Finding]:
     if not math.isfinite(share):
         amount = "and answers what is not finite"
     text = f"{artifact.name} differs from `model(x, training=False)` {amount}."
-    yield RULE.finding(None, text, **numbers)
+    cure = None if serves_training(seen) else "score-both"
+    yield RULE.finding(None, text, cure=cure, **numbers)
+
+
+def serves_training(seen: Evidence) -> bool:
+    """Whether the file writes, draws, or answers as training does."""
+    artifact = seen.artifact
+    if artifact is None or artifact.outputs is None:
+        return False
+    if artifact.writes or artifact.drawn:
+        return True
+    told = seen.phases.training if seen.phases else []
+    apart = rms(differences(artifact.outputs, told))
+    shapes = [v.shape for v in artifact.outputs] == [v.shape for v in told]
+    return shapes and apart < rms(differences(artifact.outputs, seen.base)) / 10
 
 
 def fitting(seen: Evidence) -> list[tuple[np.ndarray, np.ndarray]] | None:
