@@ -47,6 +47,13 @@ def first_batch(model: Any, x: Any, y: Any) -> tuple[tuple[Any, Any], str | None
     else:
         remark = ONE_SHOT if isinstance(x, Iterator) else None
         pair = of_iterable(x, y)
+    for leaf in tf.nest.flatten(pair[0]):
+        if isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor)):
+            raise CannotExamine(
+                f"`x` holds a {type(leaf).__name__}, and the doctor takes batches apart "
+                "by rows: hand it a dense batch (`tf.sparse.to_dense(x)`, "
+                "`x.to_tensor()`)."
+            )
     given, target = as_tensors(pair[0]), as_tensors(pair[1])
     leaves = [t for t in tf.nest.flatten(given) if t is not None and t.shape.rank]
     if any(leaf.shape[0] == 0 for leaf in leaves):

@@ -198,6 +198,7 @@ class Evidence:
     own_step: bool = False  # the class defines `train_step`
     steps: int = 0  # that an optimizer has taken
     samples: int | None = None
+    one_class: bool = False  # every sample of the batch has the same target
     failures: list[Failure] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)  # what was not examined, and why
     variables: dict[int, Variable] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from .bench import Bench, Route
 from .effects import Effects, effects_of, inner_functions, traces_of
 from .evidence import BARE, INFERENCE, TRAINING, Evidence, Step
 from .measure import Measure
-from .phases import gather_phases
+from .phases import alike, gather_phases
 from .reach import optimized_variables, reachable_variables
 from .step import TracedStep
 from .variables import tf_variables
@@ -44,6 +44,7 @@ def examine(bench: Bench, insist: bool, artifact: Path | None) -> Evidence:
         own_step=subject.own_step() is not None,
         steps=steps_taken(bench, step),
         samples=subject.size,
+        one_class=subject.y is not None and alike(subject.y),
         failures=subject.failures,
         remarks=subject.remarks,
         variables=variables,

@@ -154,12 +154,15 @@ def changed_flags(seen: Evidence) -> dict[Layer, bool]:
         for layer in seen.layers
         if layer.at_compile not in (None, layer.trainable)
     }
+    # An optimizer tells only where Keras's own step gave it all that was trainable.
+    trained = bool(seen.stale) and not seen.own_step
+    by_keras = seen.held & seen.stale if seen.own_step else seen.held
     for layer in seen.layers if seen.held else ():
         own = seen.own(layer)
         weights = {v.key for v in own if v.trainable}
-        if not layer.trainable and any(v.key in seen.held for v in own):
+        if not layer.trainable and any(v.key in by_keras for v in own):
             changed.setdefault(layer, True)
-        elif weights and not weights & seen.held:
+        elif weights and trained and not weights & (seen.held | seen.stale):
             changed.setdefault(layer, False)
     # A container all of whose layers changed alike is what the reader froze.
     for layer in reversed(seen.layers):
@@ -174,6 +177,22 @@ def changed_flags(seen: Evidence) -> dict[Layer, bool]:
         for layer, before in changed.items()
         if not any(parent in changed for parent in layer.parents)
     }
+
+
+def nothing_to_train(seen: Evidence) -> bool:
+    """Whether the model has weights and all of them are frozen."""
+    if any(v.trainable for v in seen.variables.values()):
+        return False
+    return any(layer.variables and not layer.trainable for layer in seen.layers)
+
+
+def trained_in_turn(seen: Evidence) -> bool:
+    """Whether the model is frozen as a whole, and its own training function, traced
+    before, trains it all the same: a GAN between two of its steps."""
+    if changed_flags(seen).get(seen.model) is not True:
+        return False
+    weights = [v for v in seen.variables.values() if v.owner and not v.statistic]
+    return any(v.floating and v.key in seen.stale and not v.metric for v in weights)
 
 
 def goes_by_flags_of_now(seen: Evidence, layer: Layer) -> bool:

@@ -17,6 +17,7 @@ from .batches import rows_of
 from .bench import Bench, Route, numbers_of
 from .effects import WRITES, effects_of
 from .evidence import Arrays, Phases, Trace
+from .losses import loss_of
 from .noise import agree
 from .step import Recording, TracedStep
 from .views import Views
@@ -113,7 +114,7 @@ class Measure:
     def losses(self) -> dict[str, float]:
         """The loss of both phases on the batch; empty without a loss."""
         subject = self.bench.subject
-        loss = subject.loss_function()
+        loss = loss_of(subject)
         if loss is None:
             return {}
         found = {}
@@ -135,18 +136,18 @@ class Measure:
         """Losses by sample, under the batch's own statistics and under the moving ones;
         None where they cannot be told."""
         subject = self.bench.subject
-        loss = subject.loss_function()
-        if loss is None or len(phases.substituted) != 1:
+        loss = loss_of(subject)
+        if loss is None or not phases.substituted:
             return None
-        own = phases.substituted[0]
 
-        def of(output: np.ndarray, i: int) -> float:
+        def of(outputs: Arrays, i: int) -> float:
             row = rows_of(subject.y, np.arange(i, i + 1))
-            return float(np.mean(loss(row, tf.constant(output[i : i + 1], "float32"))))
+            mine = [tf.constant(o[i : i + 1], "float32") for o in outputs]
+            return float(loss(row, mine))
 
         try:
-            samples = range(min(len(own), 64))
-            both = (own, phases.moving[0])
+            samples = range(min(64, *(len(o) for o in phases.substituted)))
+            both = (phases.substituted, phases.moving)
             return tuple(np.array([of(o, i) for i in samples]) for o in both)
         except Exception:
             return None

@@ -181,11 +181,23 @@ def compare_statistics(
     sigma = np.sqrt(own)
     with np.errstate(invalid="ignore", divide="ignore"):
         shift, stretch = (moving - mean) / sigma, 0.5 * np.log(spread / own)
+        quarter, _, three = np.nanpercentile(0.5 * np.log(spread), [25, 50, 75])
+    low, middle, high = np.nanpercentile(-stretch, [25, 50, 75])
+    least = np.minimum(start_variance, own) / 1.5
+    most = np.maximum(start_variance, own) * 1.5
     noise_shift = (halves[0][0] - halves[1][0]) / sigma / 2
     noise_stretch = 0.5 * np.log(left / right) / 2
     return {
         "distance": math.sqrt(float(np.mean(shift**2 + stretch**2))),
         "noise": math.sqrt(float(np.mean(noise_shift**2 + noise_stretch**2))),
+        "channels": stretch.size,
+        "variance": float(np.median(own - epsilon)),
+        # How many times as widely the batch varies, as a logarithm; its quartiles.
+        "stretch": float(middle),
+        "stretch_between_channels": float(high - low),
+        "moving_between_channels": float(three - quarter),
+        # Where the moving variance lies between the initial and the batch's.
+        "between": float(np.mean((spread > least) & (spread < most))),
         "left": remaining(
             np.concatenate([moving, spread - epsilon]),
             np.concatenate([mean, own - epsilon]),

@@ -76,21 +76,17 @@ class Subject:
         """The reader's own `predict_step`, or None."""
         if not self._own("predict_step"):
             return None
-        return lambda x: self.model.predict_step((x,))
+        step = self.model.predict_step
 
-    def loss_function(self) -> Callable[..., Any] | None:
-        """The reader's loss, or the compiled one, where that is one function."""
-        if self.y is None:
-            return None
-        loss = self.loss
-        if loss is None:
-            loss = getattr(self.model, "loss", None)
-        if isinstance(loss, str):
+        def call(x: Any) -> Any:
+            """As `predict` calls it: with an array itself, or with what a data set
+            yields."""
             try:
-                loss = self.package.losses.get(loss)
-            except ValueError:
-                return None
-        return loss if callable(loss) else None
+                return step((x,) if isinstance(x, (list, tuple)) else x)
+            except Exception:
+                return step((x,) if self.y is None else (x, self.y))
+
+        return call
 
     def everything(self) -> list[Any]:
         """Variables of the model, its optimizer and its metrics."""

@@ -23,9 +23,17 @@ def step_trains(seen: Evidence, statistic: Statistic) -> bool:
     own = [v for v in seen.own(statistic.layer) if v.trainable]
     if own:
         return any(v.key in written for v in own)
-    parents = statistic.layer.parents
-    near = [n for n in seen.layers if n.parents and n.parents[-1:] == parents[-1:]]
-    return any(v.trainable and v.key in written for n in near for v in seen.own(n))
+    parents, told = statistic.layer.parents[-1:], seen.training or Trace("none")
+    called = [call.layer for call in told.calls if call.layer.parents[-1:] == parents]
+    if statistic.layer not in called:
+        return False
+    place = called.index(statistic.layer)
+    # What gives it its inputs, else what takes its outputs.
+    for near in (*reversed(called[:place]), *called[place:]):
+        weights = [v for v in seen.own(near) if v.trainable]
+        if weights:
+            return any(v.key in written for v in weights)
+    return False
 
 
 @remembered
@@ -40,6 +48,7 @@ def unmoved(seen: Evidence) -> list[Statistic]:
         if s.layer.trainable
         and step.trace.writes.get(s.mean, (0, 0))[1] == 0
         and step_trains(seen, s)
+        and (told is None or bool(told.of(s.layer)))
         and not (told is not None and keeps_what_it_got(seen, told, s))
     ]
 

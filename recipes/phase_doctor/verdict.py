@@ -110,7 +110,7 @@ UNLIKE = (
 EXCUSES = (
     Excuse(("PD202", "PD307", "PD308"), values_are_broken, drop=True),
     Excuse(("PD202",), never_moved, drop=True),
-    Excuse(("PD202", "PD308"), batch_is_unlike_the_data, UNLIKE),
+    Excuse(("PD202", "PD307", "PD308"), batch_is_unlike_the_data, UNLIKE),
     Excuse(("PD202",), layer_is_fresh, FRESH),
     Excuse(("PD307",), statistics_are_fresh, FRESH),
     Excuse(("PD308",), network_is_fresh, FRESH),

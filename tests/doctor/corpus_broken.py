@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import types
 
 import keras
@@ -356,9 +357,20 @@ def backbone_frozen_after_fit() -> Case:  # tf#29535
 @case
 def discriminator_of_the_classic_gan_recipe() -> Case:  # keras#8585
     critic = keras.Sequential([keras.Input((64,)), L.Dense(16), L.LeakyReLU(), L.Dense(1)], name="critic")
-    critic.compile("adam", "binary_crossentropy")
+    critic.compile(keras.optimizers.Adam(1e-2), "binary_crossentropy")
     critic.trainable = False
-    return Case(critic, FLAT, np.ones((32, 1)), codes=("PD105",), where="critic")
+    ones = np.ones((32, 1))
+
+    def apply():
+        critic.trainable = True
+        for _ in range(3):
+            critic.train_on_batch(FLAT, ones)
+        critic.trainable = False  # for the step of the generator
+        return critic
+
+    score = lambda m: float(tf.reduce_mean(m(FLAT)))  # noqa: E731
+    cure = Followed("thaw-for-its-own-step", apply, score, 1e-3, ("compile-again",))
+    return Case(critic, FLAT, ones, codes=("PD105",), where="critic", cure=cure)
 
 
 @case
@@ -495,7 +507,83 @@ def averaged_weights_with_stale_statistics() -> Case:  # tensorflow/addons#2497
 
 @case
 def data_on_another_scale() -> Case:  # "evaluate on my training data differs from fit"
-    return Case(settle(small_cnn("scaled"), X), X * 255.0, Y, codes=("PD202",), where="one_bn")
+    model = settle(small_cnn("scaled"), X)
+    given = {"x": X * 255.0}
+
+    def apply():
+        given["x"] = given["x"] / 255.0
+        return model
+
+    near = lambda m: agreement(m(given["x"], training=False), m(X, training=False))  # noqa: E731
+    harms = ("train-longer-or-re-estimate", "tell-data-from-statistics", "repair-the-statistics")
+    cure = Followed("prepare-the-input-as-in-training", apply, near, 1, harms)
+    return Case(model, X * 255.0, Y, codes=("PD202",), where="one_bn", cure=cure)
+
+
+@case
+def some_layers_skipped_on_load() -> Case:  # manishsoni1908/Mobilenet-ssd-keras#15
+    def net(width):
+        layers = [L.Dense(width, name="d1"), L.BatchNormalization(momentum=0.8, name="b1"), L.ReLU()]
+        layers += [L.Dense(24, name="d2"), L.BatchNormalization(momentum=0.8, name="b2"), L.ReLU(), L.Dense(10)]
+        return keras.Sequential([keras.Input((64,)), *layers])
+
+    trained, model = net(16), net(12)
+    trained.compile(keras.optimizers.Adam(1e-2), LOGITS)
+    trained.fit(IMAGES[:640].reshape(-1, 64), LABELS[:640], batch_size=32, epochs=5, verbose=0)
+    for place in (4, -1):  # what fits: b2 and the head
+        model.layers[place].set_weights(trained.layers[place].get_weights())
+    model.compile("adam", LOGITS)
+
+    def right(model):
+        return float(np.mean(np.argmax(model.predict(FLAT, verbose=0), 1) == Y))
+
+    harms = ("train-longer-or-re-estimate", "tell-data-from-statistics", "repair-the-statistics")
+    cure = Followed("load-or-train-this-layer", lambda: trained, right, 0.5, harms)
+    return Case(model, FLAT, Y, codes=("PD202",), where="b2", cure=cure)
+
+
+@case
+def trained_on_batches_of_one_class() -> Case:  # keras#6499: folders, not shuffled
+    def net(order):
+        keras.utils.set_random_seed(0)
+        model = small_mlp("folders", momentum=0.8, dropout=0.0)
+        model.compile(keras.optimizers.SGD(3e-2), LOGITS)
+        model.fit(IMAGES.reshape(-1, 64)[order], LABELS[order], batch_size=32, epochs=3, shuffle=False, verbose=0)
+        return model
+
+    def right(model):
+        return float(np.mean(np.argmax(model.predict(IMAGES.reshape(-1, 64), verbose=0), 1) == LABELS))
+
+    rows = [np.flatnonzero(digit == LABELS)[:160] for digit in range(10)]
+    ordered = np.concatenate(rows)
+    mixed = np.random.default_rng(0).permutation(ordered)
+    x, y = IMAGES.reshape(-1, 64)[rows[0]][:64], LABELS[rows[0]][:64]
+    harms = ("train-longer-or-re-estimate", "repair-the-statistics")
+    cure = Followed("shuffle-the-batches", lambda: net(mixed), right, 0.3, harms)
+    return Case(net(ordered), x, y, codes=("PD202",), where="norm", cure=cure)
+
+
+@case
+def initial_variance_far_above_small_data() -> Case:  # the distance of a variance is logarithmic
+    def net(steps):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((64,)), L.Dense(12), L.BatchNormalization(momentum=0.9, name="norm"), L.Dense(3)]
+        )
+        norm = model.get_layer("norm")
+        norm.beta.assign(norm.beta + 0.01)  # a sign of training
+        for _ in range(steps):
+            model(x, training=True)
+        return model
+
+    def near(model):
+        return -abs(float(np.mean(np.log(np.array(model.get_layer("norm").moving_variance) / variance))))
+
+    x = (FLAT - FLAT.mean(0)) * 0.05
+    variance = np.array(net(0).layers[0](x)).var(0)
+    steps = math.ceil(math.log(0.05 * np.median(variance)) / math.log(0.9))
+    cure = Followed("train-longer-or-re-estimate", lambda: net(steps), near, 2, ("tell-data-from-statistics",))
+    return Case(net(29), x, codes=("PD202",), where="norm", cure=cure)
 
 
 # -- PD203: not finite ------------------------------------------------------------------------------------------------

@@ -557,6 +557,22 @@ def gan_model_with_its_own_train_step_and_no_call() -> Case:
 
 
 @case
+def gan_trained_in_turn() -> Case:  # compiled alone, thawed for its own step, frozen for the generator's
+    generator, critic = gan_parts()
+    critic.compile("adam", "binary_crossentropy")
+    critic.trainable = False
+    noise = keras.Input((6,))
+    gan = keras.Model(noise, critic(generator(noise)))
+    gan.compile("adam", "binary_crossentropy")
+    for _ in range(2):
+        critic.trainable = True
+        critic.train_on_batch(X, np.ones((32, 1)))
+        critic.trainable = False
+        gan.train_on_batch(np.random.default_rng(0).normal(size=(32, 6)), np.ones((32, 1)))
+    return Case(settle(critic, X), X, np.ones((32, 1)))
+
+
+@case
 def critic_with_spectral_normalisation() -> Case:
     critic = keras.Sequential(
         [keras.Input((8, 8, 1)), L.SpectralNormalization(L.Conv2D(6, 3)), L.LeakyReLU(), L.Flatten(), L.Dense(1)]
@@ -659,6 +675,85 @@ def teacher_inside_a_model_that_was_fitted() -> Case:
     model.compile("adam")
     model.fit(FLAT, Y, verbose=0)
     return Case(model, FLAT, Y)
+
+
+@case
+def distillation_with_the_students_variables() -> Case:  # keras-team/keras-io#242: the teacher is no part of it
+    class Distiller(keras.Model):
+        def __init__(self):
+            super().__init__(name="distiller")
+            self.student, self.teacher = small_mlp("student", dropout=0.0), settle(small_mlp("teacher"), FLAT)
+
+        def call(self, x, training=None):
+            return self.student(x, training=training)
+
+        def train_step(self, data):
+            x, y = data
+            soft = tf.nn.softmax(self.teacher(x, training=False))
+            with tf.GradientTape() as tape:
+                answer = self.student(x, training=True)
+                value = LOGITS(y, answer) + tf.reduce_mean((tf.nn.softmax(answer) - soft) ** 2)
+            weights = self.student.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(value, weights), weights, strict=True))
+            return {"loss": value}
+
+    model = Distiller()
+    settle(model.student, FLAT)
+    model.compile(keras.optimizers.SGD(1e-3))
+    model.fit(FLAT, Y, verbose=0)
+    return Case(model, FLAT, Y)
+
+
+def headed(center):
+    """A flat model with a new head, whose loop trains the head alone, and a model of the same layers."""
+    inputs = keras.Input((64,))
+    options = {"center": center, "scale": center}
+    x = L.BatchNormalization(momentum=0.9, **options)(L.Dense(16)(inputs))
+
+    class Tuned(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.base, self.head = keras.Model(inputs, L.ReLU()(x)), L.Dense(10)
+            self.spare = None
+
+        def call(self, x, training=None):
+            return self.head(self.base(x, training=training))
+
+    flat = keras.Model(inputs, L.Dense(10, name="head")(L.ReLU()(x)))
+    return settle(Tuned(), FLAT), flat
+
+
+@case
+def head_only_step_on_a_flat_model() -> Case:
+    _, model = headed(center=False)
+    settle(model, FLAT)
+    optimizer, head = keras.optimizers.SGD(1e-2), model.get_layer("head").trainable_variables
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOGITS(y, model(x))
+        optimizer.apply_gradients(zip(tape.gradient(value, head), head, strict=True))
+
+    return Case(model, FLAT, Y, {"train_step": step})
+
+
+@case
+def normalisation_that_is_built_and_never_called() -> Case:
+    model, _ = headed(center=True)
+    model.spare = L.BatchNormalization()
+    model.spare.build((None, 16))
+    return Case(model, FLAT, Y, {"train_step": make_step(model)})
+
+
+@case
+def predict_step_that_takes_the_array_itself() -> Case:
+    class Scaled(keras.Model):
+        def predict_step(self, data):
+            return self(data, training=False) * tf.cast(data.shape[-1], tf.float32)
+
+    inputs = keras.Input((64,))
+    return Case(Scaled(inputs, L.Dense(10)(L.Dropout(0.2)(inputs))), FLAT)
 
 
 @case
@@ -915,6 +1010,41 @@ def first_folder_of_a_sorted_data_set() -> Case:
     model.fit(IMAGES[:1280], LABELS[:1280], batch_size=32, epochs=4, verbose=0)
     one_class = np.flatnonzero(LABELS[:1280] == 3)[:64]
     return Case(model, IMAGES[one_class], LABELS[one_class])
+
+
+@case
+def confident_softmax_on_one_folder() -> Case:  # keras#14118: one class gets one answer, and that is right
+    inputs = keras.Input((8, 8, 1))
+    x = L.Flatten()(conv_block(inputs, 8, "one", momentum=0.8))
+    model = keras.Model(inputs, L.Dense(10, activation="softmax")(x))
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    model.fit(IMAGES, LABELS, batch_size=32, epochs=8, verbose=0)
+    one_class = np.flatnonzero(LABELS == 0)[:64]
+    return Case(model, IMAGES[one_class], LABELS[one_class])
+
+
+@case
+def sorted_binary_targets_without_a_last_axis() -> Case:  # keras#6499: (n,) for an output (n, 1)
+    zero_or_one = np.flatnonzero(LABELS < 2)
+    images, y = IMAGES[zero_or_one].reshape(-1, 64), LABELS[zero_or_one].astype("float32")
+    layers = [L.Dense(24), L.BatchNormalization(momentum=0.8), L.ReLU(), L.Dense(1, activation="sigmoid")]
+    model = keras.Sequential([keras.Input((64,)), *layers])
+    model.compile(keras.optimizers.SGD(3e-2), "binary_crossentropy", metrics=["accuracy"])
+    model.fit(images, y, batch_size=32, epochs=10, verbose=0)
+    return Case(model, images[y == 1][:64], y[y == 1][:64])
+
+
+@case
+def two_named_losses_on_one_class() -> Case:
+    inputs = keras.Input((64,))
+    x = L.ReLU()(L.BatchNormalization(momentum=0.8)(L.Dense(24)(inputs)))
+    outputs = {"digit": L.Dense(10, name="digit")(x), "round": L.Dense(1, activation="sigmoid", name="round")(x)}
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.Adam(1e-2), {"digit": LOGITS, "round": "binary_crossentropy"})
+    images, y = IMAGES.reshape(-1, 64), {"digit": LABELS, "round": np.isin(LABELS, (0, 6, 8)).astype("float32")}
+    model.fit(images, y, batch_size=32, epochs=5, verbose=0)
+    one_class = np.flatnonzero(LABELS == 0)[:64]
+    return Case(model, images[one_class], {name: value[one_class] for name, value in y.items()})
 
 
 @case

@@ -61,6 +61,7 @@ SEEN = {
     "gap",
     "told",
     "noise",
+    "reasons",
     "report",
     "rule",
     "rules",

@@ -11,7 +11,15 @@ was unfrozen does not learn.
 On older releases, where `compile` records no flags, the doctor can tell only once the
 optimizer was built.
 The classic GAN recipe (compile the discriminator, freeze it, compile the GAN) fails
-this way on Keras 3.
+this way on Keras 3, and compiling it again while frozen changes nothing: it has
+to be thawed for its own step.
+<!-- tests/doctor/corpus_broken.py: discriminator_of_the_classic_gan_recipe -->
+A whole model that is frozen while its training function, traced before, trains it is
+between two steps of such a loop: a note.
+<!-- tests/doctor/corpus_healthy.py: gan_trained_in_turn -->
+A `train_step` of your own may hand the optimizer any part of the variables: what it
+left out says nothing.
+<!-- tests/doctor/corpus_healthy.py: distillation_with_the_students_variables -->
 
 ```python
 def compiled(again):
@@ -36,7 +44,7 @@ def compiled(again):
 from collections.abc import Iterator
 
 from ..evidence import Evidence
-from ..facts import changed_flags
+from ..facts import changed_flags, nothing_to_train, trained_in_turn
 from ..report import Finding
 from ..rule import Cure, Rule
 
@@ -49,18 +57,34 @@ RULE = Rule(
         "Call `compile` again after every change of `trainable`.",
         "fine_tune_frozen_batchnorm",
     ),
+    Cure(
+        "thaw-for-its-own-step",
+        "Set `trainable = True` before its own `train_on_batch` and `False` before the "
+        "other model's, each time. Do not compile it while it is frozen.",
+        None,
+    ),
 )
 
 
 def judge(seen: Evidence) -> Iterator[Finding]:
     owners = [seen.variables[k].owner for k in seen.stale if k in seen.variables]
-    for layer, before in changed_flags(seen).items():
-        now = "frozen" if before else "trainable"
+    flags = changed_flags(seen)
+    if seen.compiled and not flags and not seen.own_step and nothing_to_train(seen):
+        path = seen.model.path
+        text = (
+            f"{path!r} is compiled with nothing trainable in it: its `fit` and "
+            "`train_on_batch` change no weight."
+        )
+        yield RULE.finding(path, text, "note", "thaw-for-its-own-step")
+    for layer, before in flags.items():
+        now, whole = "frozen" if before else "trainable", layer is seen.model and before
         written = sum(owner is not None and layer.holds(owner) for owner in owners)
         yield RULE.finding(
             layer.path,
             f"{layer.path!r} was made {now} after `compile`; "
             "the compiled training function may not know.",
+            "note" if whole and trained_in_turn(seen) else None,
+            "thaw-for-its-own-step" if whole else None,
             trainable_at_compile=before,
             trainable_now=not before,
             variables_still_written=written if before else 0,

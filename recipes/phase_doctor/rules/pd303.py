@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..evidence import Evidence
-from ..facts import changed_flags, goes_by_flags_of_now
+from ..facts import changed_flags, goes_by_flags_of_now, trained_in_turn
 from ..report import Finding
 from ..rule import Cure, Rule
 
@@ -102,7 +102,9 @@ def judge(seen: Evidence) -> Iterator[Finding]:
 def stale(seen: Evidence) -> Iterator[Finding]:
     """Frozen layers that the kept training function would write."""
     flags = changed_flags(seen)
-    spared = bool(flags) and all(goes_by_flags_of_now(seen, layer) for layer in flags)
+    spared = trained_in_turn(seen) or (
+        bool(flags) and all(goes_by_flags_of_now(seen, layer) for layer in flags)
+    )
     # An own train_step may write to a frozen layer on purpose; its trace is stale where
     # a flag was changed later.
     by_hand = seen.own_step

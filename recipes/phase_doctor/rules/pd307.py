@@ -35,10 +35,17 @@ True
 from collections.abc import Iterator
 
 from ..evidence import Evidence
+from ..facts import never_moved
 from ..gap import constant, effect_of, gap
+from ..reasons import CURES, reason
 from ..report import Finding
 from ..rule import Cure, Rule
 
+REPAIR_LAYER = Cure(
+    "repair-the-layer",
+    "Make this layer do at inference what it does in training on average.",
+    "subclass_training_arg",
+)
 RULE = Rule(
     "PD307",
     "inference output constant though training output is not",
@@ -49,6 +56,8 @@ RULE = Rule(
         "them.",
         "functional_learning_phase",
     ),
+    REPAIR_LAYER,
+    *CURES,
 )
 
 
@@ -56,11 +65,15 @@ def judge(seen: Evidence) -> Iterator[Finding]:
     found = gap(seen)
     if seen.phases is None or not constant(seen, found):
         return
+    cure = None if seen.phases.behind else REPAIR_LAYER.id
+    if found.far and not never_moved(seen, found.far[0][0]):
+        cure = reason(seen, *found.far[0])[0]
     kind = "with the batch's own statistics" if effect_of(seen) else "in training"
     yield RULE.finding(
         found.far[0][0].layer.path if found.far else None,
         f"Over the batch inference output varies by {found.low:.2g}, {kind} by "
         f"{found.high:.2g}: inference says the same for every sample.",
+        cure=cure,
         spread_inference=found.low,
         spread_training=found.high,
         noise=max(found.least, seen.noise),

@@ -33,20 +33,26 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..evidence import INFERENCE, TRAINING, Evidence
+from ..facts import never_moved
 from ..gap import by_itself, gap, ratio
+from ..reasons import CURES, reason
 from ..report import Finding
 from ..rule import Cure, Rule
+from .pd307 import RULE as CONSTANT
 
 RULE = Rule(
     "PD308",
     "the two phases disagree far beyond noise",
     "warning",
+    CONSTANT.cures["repair-the-statistics"],
+    CONSTANT.cures["repair-the-layer"],
     Cure(
-        "repair-statistics-or-layer",
-        "Repair the moving statistics, or the layer that behaves differently in the "
-        "two phases.",
-        "recalibrate_batchnorm",
+        "update-it-in-every-step",
+        "Call it with `training=True` in every train step: only those calls update "
+        "its state.",
+        "functional_learning_phase",
     ),
+    *CURES,
 )
 
 
@@ -60,6 +66,7 @@ def judge(seen: Evidence) -> Iterator[Finding]:
         where = max(phases.behind, key=lambda item: ratio(item[1]))[0].layer.path
     else:
         where = seen.measure.first_difference(INFERENCE, TRAINING)
+    cure = cure_at(seen, where)
     losses: dict[str, Any] = seen.measure.losses()
     outputs: dict[str, Any] = phases.outputs or {}
     if losses:
@@ -72,4 +79,21 @@ def judge(seen: Evidence) -> Iterator[Finding]:
         moved = (phases.effect or {}).get("rms_change", 0.0) if moved is None else moved
         said = f"outputs differ by {moved:.2g} (root mean square)"
     text = f"On one batch the two phases disagree far beyond noise: {said}."
-    yield RULE.finding(where, text, **losses, **outputs, effect_size=found.size)
+    numbers = {**losses, **outputs, "effect_size": found.size}
+    yield RULE.finding(where, text, cure=cure, **numbers)
+
+
+def cure_at(seen: Evidence, where: str | None) -> str:
+    """For statistics by the reason; for a layer by whether training updates it."""
+    behind = seen.phases.behind if seen.phases else []
+    for statistic, measured in behind:
+        if statistic.layer.path == where and statistic.variance is not None:
+            if never_moved(seen, statistic) or by_itself(seen):
+                return "repair-the-statistics"
+            return reason(seen, statistic, measured)[0]
+    writes = seen.training.writes if seen.training else {}
+    layer = next((one for one in seen.layers if one.path == where), None)
+    own = seen.own(layer) if layer else []
+    if any(v.key in writes and v.floating for v in own):
+        return "update-it-in-every-step"
+    return "repair-the-layer"
