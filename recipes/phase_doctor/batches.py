@@ -50,8 +50,8 @@ def first_batch(model: Any, x: Any, y: Any) -> tuple[tuple[Any, Any], str | None
     for leaf in tf.nest.flatten(pair[0]):
         if isinstance(leaf, (tf.SparseTensor, tf.RaggedTensor)):
             raise CannotExamine(
-                f"`x` holds a {type(leaf).__name__}, and the doctor takes batches apart "
-                "by rows: hand it a dense batch (`tf.sparse.to_dense(x)`, "
+                f"`x` holds a {type(leaf).__name__}, and the doctor takes batches "
+                "apart by rows: hand it a dense batch (`tf.sparse.to_dense(x)`, "
                 "`x.to_tensor()`)."
             )
     given, target = as_tensors(pair[0]), as_tensors(pair[1])

@@ -181,8 +181,8 @@ def compare_statistics(
     sigma = np.sqrt(own)
     with np.errstate(invalid="ignore", divide="ignore"):
         shift, stretch = (moving - mean) / sigma, 0.5 * np.log(spread / own)
-        quarter, _, three = np.nanpercentile(0.5 * np.log(spread), [25, 50, 75])
-    low, middle, high = np.nanpercentile(-stretch, [25, 50, 75])
+        low, middle, high = np.percentile(-stretch, [25, 50, 75])
+        quarter, three = np.percentile(0.5 * np.log(spread), [25, 75])
     least = np.minimum(start_variance, own) / 1.5
     most = np.maximum(start_variance, own) * 1.5
     noise_shift = (halves[0][0] - halves[1][0]) / sigma / 2
