@@ -107,10 +107,12 @@ def heeds_phase(layer: Any) -> bool:
         value = getattr(layer, attribute, None)
         if isinstance(value, (int, float)) and value > 0:
             return True
+    name = type(layer).__name__
+    if is_stock(layer) and name == "SpectralNormalization":
+        return True
     if children_of(layer):
         return False
     if is_stock(layer):
-        name = type(layer).__name__
         return name.startswith("Random") or name in AUGMENTS
     return True
 

@@ -17,6 +17,7 @@ from .batches import rows_of
 from .bench import Bench, Route, numbers_of
 from .effects import WRITES, effects_of
 from .evidence import Arrays, Phases, Trace
+from .flow import trained_through
 from .losses import loss_of
 from .noise import agree
 from .step import Recording, TracedStep
@@ -174,6 +175,15 @@ class Measure:
         origins = found.origins(lambda layer: self.views.of(layer).path)
         recorder = found.recorder
         return self.views.trace_of("step", recorder, effects, found.concrete, origins)
+
+    @once
+    def trained_through(self, updated: frozenset[int]) -> dict[int, frozenset[int]]:
+        """By call of the step: those of the updated variables that get their gradients
+        through it. A call that no graph holds is left out."""
+        found = self.recording()
+        if found is None:
+            return {}
+        return trained_through(found.recorder.calls, found.concrete, updated)
 
     def fresh_writes(self) -> frozenset[int] | None:
         """What the step would write if traced now; None where no older one is kept."""

@@ -96,7 +96,9 @@ class Diagnosis:
             row = (finding.code, finding.severity, kind, finding.cure_id)
             groups.setdefault(row, []).append(finding)
         faults = sum(f.severity != "note" for f in self.findings)
-        state = "healthy" if self.ok else f"{faults} findings"
+        unseen = any(finding.evidence.get("unseen") for finding in self.findings)
+        clean = "nothing found, not all was seen" if unseen else "healthy"
+        state = clean if self.ok else f"{faults} findings"
         releases = ", ".join(
             f"{name} {number}" for name, number in self.versions.items()
         )

@@ -6,6 +6,7 @@ from .evidence import Evidence, Layer, Statistic, Trace, remembered
 from .facts import untouched, was_trained
 
 
+@remembered
 def step_tells(seen: Evidence) -> bool:
     """Whether the reader's step itself puts a layer into the training phase."""
     step = seen.step
@@ -13,7 +14,20 @@ def step_tells(seen: Evidence) -> bool:
         return False
     writes, statistics = step.trace.writes, seen.statistics
     moved = [writes.get(s.mean) for s in statistics if s.layer.trainable]
-    return any(times is not None and times[1] > 0 for times in moved)
+    if any(times is not None and times[1] > 0 for times in moved):
+        return True
+    untold = {layer for layers in deaf(seen).values() for layer in layers}
+    if any(state_moves(seen, layer) for layer in untold):
+        return True
+    calls = seen.measure.step_calls() if untold else None
+    return bool(calls) and any(c.training for c in calls.calls if c.layer in untold)
+
+
+def state_moves(seen: Evidence, layer: Layer) -> bool:
+    """Whether the step writes a seed generator's state, or a statistic, of a layer."""
+    writes = seen.step.trace.writes if seen.step is not None else {}
+    written = [seen.variables[k] for k in layer.variables & writes.keys()]
+    return any(v.statistic or not v.floating for v in written)
 
 
 def step_trains(seen: Evidence, statistic: Statistic) -> bool:

@@ -1300,3 +1300,106 @@ def stale_lite_artifact(tmp_path) -> Case:  # tf#26075
 
     cure = Followed("score-both", apply, served, 0.1, ("export-with-training-false",))
     return Case(model, FLAT, Y, {"artifact": tmp_path / "old.tflite"}, codes=("PD401",), cure=cure)
+
+
+# -- PD310: the step trains with dropout off --------------------------------------------------------------------------
+
+
+def dropping_mlp(name: str = "dropping") -> keras.Model:
+    layers = [L.Dense(24, "relu"), L.Dropout(0.4, name="drop"), L.Dense(10)]
+    return keras.Sequential([keras.Input((64,)), *layers], name=name)
+
+
+@case
+def dropout_in_a_loop_that_names_no_phase() -> Case:
+    model = dropping_mlp()
+    return Case(model, FLAT, Y, {"train_step": make_step(model, training="none")}, codes=("PD310",), where="dropping")
+
+
+@case
+def own_train_step_that_calls_itself_without_a_phase() -> Case:
+    class Bare(keras.Model):
+        def __init__(self):
+            super().__init__(name="bare")
+            self.body = dropping_mlp("body")
+
+        def call(self, x, training=False):  # the default looks written when it is handed down
+            return self.body(x, training=training)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x))
+            variables = self.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return {"loss": loss}
+
+    model = Bare()
+    model.compile("adam", LOGITS)
+    model.fit(FLAT, Y, verbose=0)
+    return Case(model, FLAT, Y, codes=("PD310",), where="bare")
+
+
+@case
+def critic_whose_spectral_norm_never_runs() -> Case:
+    """The loss is linear in the output, so no update hangs on the last layer's value."""
+    layers = [L.SpectralNormalization(L.Dense(12)), L.LeakyReLU(), L.SpectralNormalization(L.Dense(1))]
+    critic = keras.Sequential([keras.Input((64,)), *layers], name="critic")
+    optimizer, seeds = keras.optimizers.RMSprop(1e-3), keras.random.SeedGenerator(0)
+
+    @tf.function
+    def step(real):
+        fake = keras.random.normal(tf.shape(real), seed=seeds)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(critic(fake)) - tf.reduce_mean(critic(real))
+        variables = critic.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    step(tf.constant(FLAT))
+    return Case(critic, FLAT, None, {"train_step": step}, codes=("PD310",), where="critic")
+
+
+@case
+def recurrent_dropout_in_a_loop_of_steps() -> Case:
+    """AutoGraph makes a graph of its own of the loop's body."""
+    inputs = keras.Input((8, 8))
+    h = L.LSTM(8, recurrent_dropout=0.3, name="lstm")(inputs)
+    model = keras.Model(inputs, L.Dense(10)(h), name="sequence")
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(x, y):
+        loss = 0.0
+        for _ in tf.range(2):
+            with tf.GradientTape() as tape:
+                loss = LOGITS(y, model(x))
+            variables = model.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    return Case(model, X[..., 0], Y, {"train_step": step}, codes=("PD310",), where="sequence")
+
+
+@case
+def attention_dropout_inside_strategy_run() -> Case:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        inputs = keras.Input((8, 8))
+        h = L.MultiHeadAttention(2, 4, dropout=0.2)(inputs, inputs)
+        model = keras.Model(inputs, L.Dense(10)(L.GlobalAveragePooling1D()(h)), name="attentive")
+        optimizer = keras.optimizers.Adam(1e-3)
+        optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(x, y):
+        def replica(x, y):
+            with tf.GradientTape() as tape:
+                loss = LOGITS(y, model(x))
+            variables = model.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return loss
+
+        return strategy.run(replica, args=(x, y))
+
+    return Case(model, X[..., 0], Y, {"train_step": step}, codes=("PD310",), where="attentive")

@@ -1084,3 +1084,92 @@ def gan_whose_call_takes_noise_and_whose_step_takes_images() -> Case:
 def gan_examined_on_its_images() -> Case:
     case = gan_whose_call_takes_noise_and_whose_step_takes_images()
     return Case(case.model, FLAT)
+
+
+# -- steps that leave dropout off where it belongs off ----------------------------------------------------------------
+
+
+def dropping_mlp(name: str, width: int = 64, outputs: int = 10) -> keras.Model:
+    layers = [L.Dense(24, "relu"), L.Dropout(0.4, name="drop"), L.Dense(outputs)]
+    return keras.Sequential([keras.Input((width,)), *layers], name=name)
+
+
+@case
+def discriminator_in_the_step_of_the_generator() -> Case:
+    class Both(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.generator = keras.Sequential([keras.Input((64,)), L.Dense(64, "tanh")], name="generator")
+            self.judge = dropping_mlp("judge", outputs=1)
+
+        def call(self, x, training=None):
+            return self.judge(self.generator(x), training=training)
+
+    both = Both()
+    both(FLAT)
+    optimizer = keras.optimizers.Adam(1e-3)
+
+    @tf.function
+    def step(noise):
+        variables = both.generator.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.nn.softplus(-both.judge(both.generator(noise, training=True))))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    return Case(both, FLAT, None, {"train_step": step})
+
+
+@case
+def averaged_teacher_whose_dropout_stays_off() -> Case:
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.student, self.teacher = dropping_mlp("student"), dropping_mlp("teacher")
+
+        def call(self, x, training=None):
+            return self.student(x, training=training) + 0 * self.teacher(x, training=training)
+
+    twins = Twins()
+    twins(FLAT)
+    optimizer = keras.optimizers.Adam(1e-3)
+
+    @tf.function
+    def step(x, y):
+        soft = tf.nn.softmax(twins.teacher(x))
+        variables = twins.student.trainable_variables
+        with tf.GradientTape() as tape:
+            out = twins.student(x, training=True)
+            loss = LOGITS(y, out) + tf.reduce_mean(keras.losses.kl_divergence(soft, tf.nn.softmax(out)))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        for slow, fast in zip(twins.teacher.trainable_variables, variables, strict=True):
+            slow.assign(0.99 * slow + 0.01 * fast)
+
+    return Case(twins, FLAT, Y, {"train_step": step})
+
+
+@case
+def step_of_the_head_alone_after_dropout() -> Case:
+    model = dropping_mlp("tuned")
+    optimizer, head = keras.optimizers.SGD(0.1), model.layers[-1].trainable_variables
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = LOGITS(y, model(x))
+        optimizer.apply_gradients(zip(tape.gradient(loss, head), head, strict=True))
+
+    return Case(model, FLAT, Y, {"train_step": step})
+
+
+@case
+def told_step_of_a_model_without_argument_or_statistics() -> Case:
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.drop, self.head = L.Dense(16, "relu"), L.Dropout(0.5), L.Dense(10)
+
+        def call(self, x):
+            return self.head(self.drop(self.hidden(x)))
+
+    model = Net()
+    model(FLAT)
+    return Case(model, FLAT, Y, {"train_step": make_step(model)})

@@ -60,6 +60,7 @@ SEEN = {
     "facts",
     "gap",
     "told",
+    "untold",
     "noise",
     "reasons",
     "report",
@@ -82,7 +83,7 @@ def test_who_judges_imports_no_tensorflow_and_nothing_that_runs_a_model(room: Pa
 
 
 def test_what_gathers_knows_no_rule_and_no_verdict() -> None:
-    for name in ("examine", "ways", "phases", "measure", "step", "bench", "views", "artifacts", "subject"):
+    for name in ("examine", "ways", "phases", "measure", "step", "bench", "views", "artifacts", "subject", "flow"):
         assert not imported(HOUSE / f"{name}.py") & {"rules", "rule", "verdict", "facts", "gap", "told"}, name
 
 

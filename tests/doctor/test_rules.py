@@ -24,6 +24,7 @@ from phase_doctor.evidence import (
     Variable,
     Way,
 )
+from phase_doctor.report import Diagnosis
 from phase_doctor.rules import MODULES, RULES
 
 ROWS = np.arange(8.0)[:, None] * np.ones((8, 3))  # eight samples that can be told apart
@@ -184,6 +185,18 @@ def broken_pd309(w: World) -> None:
     w.seen.bare.outputs = [ROWS + 1]
 
 
+def broken_pd310(w: World) -> None:
+    drop = Layer("net/drop", (w.model,), kind="Dropout", heeds=True, stock=True, variables=frozenset((9,)))
+    w.model.variables = frozenset((MEAN, VARIANCE, GAMMA, 9))
+    w.seen.layers.append(drop)
+    w.seen.variables[9] = Variable(9, "seed", drop, floating=False)
+    calls = w.trace("step", False)
+    calls.calls[0].explicit = None
+    calls.calls.append(Call(drop, 0))
+    w.seen.measure.step_calls = lambda: calls
+    w.seen.measure.trained_through = lambda updated: {0: updated, 1: updated, 2: updated}
+
+
 def broken_pd401(w: World) -> None:
     w.seen.artifact = Artifact("served", outputs=[ROWS * 1.1])
 
@@ -296,6 +309,36 @@ def test_what_raised_on_a_batch_that_was_meant_for_the_step_is_a_note() -> None:
     world = World()
     world.seen.failures.append(Failure("train_step", "ValueError", "no", "step"))
     assert judged(world, "PD001") == "error"
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (lambda w, calls: None, ["PD310"]),
+        (lambda w, calls: setattr(calls.calls[2], "training", True), []),
+        (lambda w, calls: setattr(calls.calls[0], "explicit", False), []),
+        (lambda w, calls: setattr(w.seen.measure, "trained_through", lambda updated: dict.fromkeys(range(3), ())), []),
+        (lambda w, calls: w.seen.step.trace.writes.update({9: (1, 1)}), []),
+        (lambda w, calls: w.seen.step.trace.writes.pop(GAMMA), []),
+    ],
+    ids=["bare", "told", "False written", "no gradient", "the seed moves", "nothing of it is trained"],
+)
+def test_dropout_counts_where_gradients_pass_and_nobody_wrote_inference(change: Any, codes: list[str]) -> None:
+    world = World()
+    broken_pd310(world)
+    change(world, world.seen.measure.step_calls())
+    assert [f.code for f in found("PD310", world)] == codes
+
+
+def test_a_step_whose_calls_were_not_seen_is_not_called_healthy() -> None:
+    world = World()
+    broken_pd310(world)
+    world.seen.measure.step_calls = lambda: None
+    finding, *others = verdict.judge(world.seen, ())
+    assert (finding.code, finding.severity, others) == ("PD310", "note", [])
+    assert "'net/drop'" in finding.message
+    told = str(Diagnosis([finding], {}, {"keras": "3"}, "net"))
+    assert told.startswith("net: nothing found, not all was seen")
 
 
 def test_allowed_codes_are_notes_and_cause_nothing() -> None:
