@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .evidence import Evidence, Layer, Statistic, Trace, remembered
 from .facts import untouched, was_trained
 
@@ -12,9 +14,7 @@ def step_tells(seen: Evidence) -> bool:
     step = seen.step
     if step is None or step.by != "reader":
         return False
-    writes, statistics = step.trace.writes, seen.statistics
-    moved = [writes.get(s.mean) for s in statistics if s.layer.trainable]
-    if any(times is not None and times[1] > 0 for times in moved):
+    if any(step_moves(seen, s) for s in seen.statistics if s.layer.trainable):
         return True
     untold = {layer for layers in deaf(seen).values() for layer in layers}
     if any(state_moves(seen, layer) for layer in untold):
@@ -24,10 +24,37 @@ def step_tells(seen: Evidence) -> bool:
 
 
 def state_moves(seen: Evidence, layer: Layer) -> bool:
-    """Whether the step writes a seed generator's state, or a statistic, of a layer."""
-    writes = seen.step.trace.writes if seen.step is not None else {}
-    written = [seen.variables[k] for k in layer.variables & writes.keys()]
-    return any(v.statistic or not v.floating for v in written)
+    """Whether the step writes what a layer writes in the training phase alone."""
+    step = seen.step
+    if step is None:
+        return False
+    return any(
+        key in step.changed if step.ran and low else high > 0
+        for key in state_of(seen, layer)
+        for low, high in [step.trace.writes.get(key, (0, 0))]
+    )
+
+
+def state_of(seen: Evidence, layer: Layer) -> list[int]:
+    """States of seed generators, and statistics, that inference leaves alone."""
+    known = [seen.variables[k] for k in layer.variables if k in seen.variables]
+    states = [v.key for v in known if v.statistic or not v.floating]
+    kept = seen.inference.writes if seen.inference is not None else {}
+    return [key for key in states if key not in kept]
+
+
+def step_moves(seen: Evidence, statistic: Statistic) -> bool:
+    """Whether the step writes a statistic, and not the value that it had already."""
+    step, told, key = seen.step, seen.training, statistic.mean
+    low, high = step.trace.writes.get(key, (0, 0)) if step is not None else (0, 0)
+    if step is None or high == 0:
+        return False
+    if low == 0 or not step.ran or key in step.changed:
+        return True
+    if told is None or key not in told.writes:
+        return True
+    # Assigned and unchanged: it may be at rest on this batch.
+    return bool(np.array_equal(seen.measure.training_means()[key], statistic.now[0]))
 
 
 def step_trains(seen: Evidence, statistic: Statistic) -> bool:
@@ -60,7 +87,7 @@ def unmoved(seen: Evidence) -> list[Statistic]:
         s
         for s in seen.statistics
         if s.layer.trainable
-        and step.trace.writes.get(s.mean, (0, 0))[1] == 0
+        and not step_moves(seen, s)
         and step_trains(seen, s)
         and (told is None or bool(told.of(s.layer)))
         and not (told is not None and keeps_what_it_got(seen, told, s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .evidence import Evidence, Layer, Trace, remembered
-from .told import state_moves
+from .told import state_moves, state_of
 
 
 @dataclass
@@ -69,15 +69,9 @@ def suspected(seen: Evidence) -> list[Layer]:
         and not layer.norm
         and home(seen, layer) & trained(seen)
         and not state_moves(seen, layer)
-        and (state_of(seen, layer) or draws_in_training(seen))
+        and (layer.stock or state_of(seen, layer) or draws_in_training(seen))
     ]
     return [one for one in chosen if not any(outer in chosen for outer in one.parents)]
-
-
-def state_of(seen: Evidence, layer: Layer) -> list[int]:
-    """States of seed generators and statistics, which only the training phase moves."""
-    known = [seen.variables[k] for k in layer.variables if k in seen.variables]
-    return [v.key for v in known if v.statistic or not v.floating]
 
 
 def draws_in_training(seen: Evidence) -> bool:

@@ -36,8 +36,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
 GLOBAL = ("PD307", "PD308", "PD309", "PD401", "PD402")
 # Root causes first.
 ORDER = (
-    *("PD001", "PD101", "PD103", "PD106", "PD105", "PD102", "PD104"),
-    *("PD203", "PD301", "PD310", "PD303", "PD302", "PD304", "PD305", "PD306"),
+    *("PD001", "PD101", "PD103", "PD107", "PD106", "PD105", "PD102", "PD104"),
+    *("PD203", "PD301", "PD310", "PD311", "PD303", "PD302", "PD304", "PD305", "PD306"),
     *("PD201", "PD202", "PD309", "PD307", "PD308", "PD402", "PD403", "PD401", "PD002"),
 )
 SEVERITIES = ("error", "warning", "note")

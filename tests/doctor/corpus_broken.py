@@ -1403,3 +1403,93 @@ def attention_dropout_inside_strategy_run() -> Case:
         return strategy.run(replica, args=(x, y))
 
     return Case(model, X[..., 0], Y, {"train_step": step}, codes=("PD310",), where="attentive")
+
+
+@case
+def stateless_call_that_hands_back_what_it_got() -> Case:
+    """Every statistic is assigned, with the value that it had."""
+    model = small_mlp("stateless")
+    optimizer = keras.optimizers.Adam(1e-2)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(x, y):
+        weights = [v.value for v in model.trainable_variables]
+        state = [v.value for v in model.non_trainable_variables]
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            outputs, state = model.stateless_call(weights, state, x)
+            loss = LOGITS(y, outputs)
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), model.trainable_variables, strict=True))
+        for variable, value in zip(model.non_trainable_variables, state, strict=True):
+            variable.assign(value)
+        return loss
+
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD301", "PD310"), where="norm")
+
+
+# -- PD311: the step moves statistics of what it does not train -------------------------------------------------------
+
+
+@case
+def teacher_in_the_training_phase() -> Case:
+    teacher, student = settle(small_mlp("teacher"), FLAT), settle(small_mlp("student"), FLAT)
+
+    class Distiller(keras.Model):
+        def __init__(self):
+            super().__init__(name="distiller")
+            self.student, self.teacher = student, teacher
+
+        def call(self, x, training=None):
+            return self.student(x, training=training)
+
+    model = Distiller()
+    model(FLAT)
+    optimizer = keras.optimizers.Adam(1e-3)
+
+    @tf.function
+    def step(x, y):
+        soft = tf.nn.softmax(teacher(x, training=True))
+        with tf.GradientTape() as tape:
+            out = student(x, training=True)
+            loss = LOGITS(y, out) + tf.reduce_mean(keras.losses.kl_divergence(soft, tf.nn.softmax(out)))
+        variables = student.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    return Case(model, FLAT, Y, {"train_step": step}, codes=("PD311",), where="teacher/norm")
+
+
+@case
+def head_alone_is_trained_and_the_backbone_told() -> Case:
+    """Nothing is frozen by a flag: the step picks the head's weights."""
+    model = settle(small_cnn("flat"), X)
+    head, optimizer = model.layers[-1].trainable_variables, keras.optimizers.SGD(0.1)
+
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = LOGITS(y, model(x, training=True))
+        optimizer.apply_gradients(zip(tape.gradient(loss, head), head, strict=True))
+
+    return Case(model, X, Y, {"train_step": step}, codes=("PD311",), where="one_bn")
+
+
+# -- PD107: a layer thawed inside a frozen model ----------------------------------------------------------------------
+
+
+@case
+def last_layers_thawed_inside_a_frozen_model() -> Case:
+    model = settle(small_cnn("pretrained"), X)
+    model.trainable = False
+    for layer in model.layers[-6:]:
+        layer.trainable = True
+    model.compile(keras.optimizers.Adam(1e-3), LOGITS)
+    return Case(model, X, Y, codes=("PD107",), where="pretrained")
+
+
+@case
+def head_thawed_inside_a_frozen_model_without_statistics() -> Case:
+    model = keras.Sequential([keras.Input((64,)), L.Dense(16, "relu"), L.Dense(10)], name="plain")
+    model.trainable = False
+    model.layers[-1].trainable = True
+    model.compile("sgd", LOGITS)
+    return Case(model, FLAT, Y, codes=("PD107",), where="plain")

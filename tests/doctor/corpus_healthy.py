@@ -1173,3 +1173,59 @@ def told_step_of_a_model_without_argument_or_statistics() -> Case:
     model = Net()
     model(FLAT)
     return Case(model, FLAT, Y, {"train_step": make_step(model)})
+
+
+@case
+def discriminator_told_in_the_step_of_the_generator() -> Case:
+    """Its statistics move in the generator's step too, as in many a GAN: a note."""
+
+    class Both(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.generator = keras.Sequential([keras.Input((64,)), L.Dense(64, "tanh")], name="generator")
+            self.judge = settle(small_mlp("judge"), FLAT)
+
+        def call(self, x, training=None):
+            return self.judge(x, training=training)
+
+    both = Both()
+    both(FLAT)
+    optimizer = keras.optimizers.Adam(1e-3)
+
+    @tf.function
+    def step(noise):
+        variables = both.generator.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.nn.softplus(-both.judge(both.generator(noise, training=True), training=True)))
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    return Case(both, FLAT, None, {"train_step": step})
+
+
+@case
+def last_layers_thawed_after_the_model_around() -> Case:
+    model = settle(small_cnn("pretrained"), X)
+    model.trainable = False
+    model.trainable = True
+    for layer in model.layers[:4]:
+        layer.trainable = False
+    model.compile(keras.optimizers.Adam(1e-3), LOGITS)
+    return Case(model, X, Y)
+
+
+@case
+def statistics_alone_are_moved_by_a_step_that_trains_nothing() -> Case:
+    model = settle(small_cnn("adapted"), X)
+    return Case(model, X, None, {"train_step": tf.function(lambda x: model(x, training=True))})
+
+
+@case
+def block_thawed_inside_a_frozen_backbone() -> Case:
+    """On Keras 3 the flag of the model that is trained counts, not that of a part of it: gamma and beta learn."""
+    backbone = settle(small_cnn("backbone", outputs=8), X)
+    backbone.trainable = False
+    backbone.get_layer("two_bn").trainable = True
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, L.Dense(10)(backbone(inputs)))
+    model.compile("sgd", LOGITS)
+    return Case(model, X, Y)

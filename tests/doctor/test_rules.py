@@ -197,6 +197,17 @@ def broken_pd310(w: World) -> None:
     w.seen.measure.trained_through = lambda updated: {0: updated, 1: updated, 2: updated}
 
 
+def broken_pd107(w: World) -> None:
+    w.model.trainable, w.seen.variables[GAMMA].trainable = False, False
+
+
+def broken_pd311(w: World) -> None:
+    student = Layer("student", variables=frozenset((8,)))
+    w.seen.layers.append(student)
+    w.seen.variables[8] = Variable(8, "kernel", student, trainable=True)
+    w.seen.step.trace.writes[8] = w.seen.step.trace.writes.pop(GAMMA)
+
+
 def broken_pd401(w: World) -> None:
     w.seen.artifact = Artifact("served", outputs=[ROWS * 1.1])
 
@@ -318,7 +329,7 @@ def test_what_raised_on_a_batch_that_was_meant_for_the_step_is_a_note() -> None:
         (lambda w, calls: setattr(calls.calls[2], "training", True), []),
         (lambda w, calls: setattr(calls.calls[0], "explicit", False), []),
         (lambda w, calls: setattr(w.seen.measure, "trained_through", lambda updated: dict.fromkeys(range(3), ())), []),
-        (lambda w, calls: w.seen.step.trace.writes.update({9: (1, 1)}), []),
+        (lambda w, calls: w.seen.step.trace.writes.update({9: (0, 1)}), []),
         (lambda w, calls: w.seen.step.trace.writes.pop(GAMMA), []),
     ],
     ids=["bare", "told", "False written", "no gradient", "the seed moves", "nothing of it is trained"],
@@ -339,6 +350,41 @@ def test_a_step_whose_calls_were_not_seen_is_not_called_healthy() -> None:
     assert "'net/drop'" in finding.message
     told = str(Diagnosis([finding], {}, {"keras": "3"}, "net"))
     assert told.startswith("net: nothing found, not all was seen")
+
+
+def test_a_value_assigned_to_itself_is_no_update() -> None:
+    world = World()
+    world.seen.step.changed -= {MEAN, VARIANCE}
+    world.seen.measure.training_means = lambda: {MEAN: np.full(3, 2.5)}
+    assert judged(world, "PD301") == "error"
+    world = World()
+    world.seen.step.changed -= {MEAN, VARIANCE}
+    world.seen.measure.training_means = lambda: {MEAN: np.full(3, 2.0)}  # at rest: training leaves it as well
+    assert judged(world, "PD301") is None
+
+
+def test_statistics_of_what_gradients_pass_through_are_a_note() -> None:
+    world = World()
+    broken_pd311(world)
+    world.seen.measure.step_calls = lambda: world.trace("step", True)
+    world.seen.measure.trained_through = lambda updated: {0: updated, 1: updated}
+    assert judged(world, "PD311") == "note"
+    world.seen.measure.trained_through = lambda updated: {0: (), 1: ()}
+    assert judged(world, "PD311") == "error"
+
+
+@pytest.mark.parametrize(
+    ("moves", "compiled", "severity"), [(True, False, "error"), (False, True, "error"), (False, False, None)]
+)
+def test_thawed_inside_a_frozen_model_counts_where_it_does_something(
+    moves: bool, compiled: bool, severity: Any
+) -> None:
+    world = World()
+    broken_pd107(world)
+    world.seen.compiled = compiled
+    if not moves:
+        world.seen.training.writes.clear()
+    assert judged(world, "PD107") == severity
 
 
 def test_allowed_codes_are_notes_and_cause_nothing() -> None:

@@ -103,6 +103,12 @@ def frozen_model() -> keras.Model:
     return model
 
 
+def thawed_inside() -> keras.Model:
+    model = frozen_model()
+    model.layers[-1].trainable = True
+    return model
+
+
 STYLES: dict[str, Callable[[], keras.Model]] = {
     "Functional": functional,
     "Sequential": lambda: keras.Sequential([keras.Input((4,)), layers.BatchNormalization()]),
@@ -125,6 +131,7 @@ STYLES: dict[str, Callable[[], keras.Model]] = {
     "Sequential with `Resizing` before BatchNormalization": after_resizing,
     "BatchNormalization with `trainable=False`": frozen,
     "a model with `trainable=False` that holds it": frozen_model,
+    "BatchNormalization thawed inside a model with `trainable=False`": thawed_inside,
 }
 
 

@@ -1,0 +1,94 @@
+"""PD311: the step moves statistics of what it does not train
+
+**What it does.** Reports statistics that the step moves in a layer, or a network, none
+of whose weights it trains though it trains others: a teacher or a target called with
+`training=True`, a backbone under a head that alone is trained.
+Where gradients pass through on their way to what is trained, as through the
+discriminator in the generator's step, it is a note.
+<!-- tests/doctor/corpus_healthy.py: discriminator_told_in_the_step_of_the_generator -->
+
+**Why it is bad.** Its weights stay and its statistics leave them: a teacher's answers
+change from step to step while nobody trains it.
+
+```python
+def distilled(phase):
+    class Student(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.student, self.teacher = net(), net()
+
+        def call(self, inputs, training=None):
+            return self.student(inputs, training=training)
+
+    model, optimizer = Student(), keras.optimizers.SGD(0.1)
+    model.build((None, 8))
+
+    def step(x, y):
+        soft = tf.nn.softmax(model.teacher(x, training=phase))
+        with tf.GradientTape() as tape:
+            value = tf.nn.softmax_cross_entropy_with_logits(
+                soft, model.student(x, training=True)
+            )
+        variables = model.student.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(value, variables), variables))
+
+    return diagnose(model, x, y, train_step=step).codes
+```
+
+```python
+>>> distilled(True)
+('PD311',)
+>>> distilled(False)
+()
+```
+"""
+
+from collections.abc import Iterator
+
+from ..evidence import Evidence, Layer
+from ..report import Finding
+from ..rule import Cure, Rule
+from ..told import step_moves
+from ..untold import home, trained
+
+RULE = Rule(
+    "PD311",
+    "the step moves statistics of what it does not train",
+    "error",
+    Cure(
+        "run-the-untrained-in-inference",
+        "Call what the step does not train with `training=False`.",
+        "fine_tune_frozen_batchnorm",
+    ),
+)
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    step, updated = seen.step, trained(seen)
+    if step is None or not updated:
+        return
+    for statistic in seen.statistics:
+        layer, weights = statistic.layer, home(seen, statistic.layer)
+        if not layer.trainable or not weights or not step_moves(seen, statistic):
+            continue
+        if any(key in step.trace.writes for key in weights):
+            continue
+        text = (
+            f"The step moves the statistics of {layer.path!r} "
+            "and trains none of its weights"
+        )
+        if passes_gradients(seen, layer):
+            text += ": gradients pass through it to what is trained."
+            yield RULE.finding(layer.path, text, "note", executed=step.ran)
+        else:
+            text += ": it runs in the training phase, and only its statistics drift."
+            yield RULE.finding(layer.path, text, executed=step.ran)
+
+
+def passes_gradients(seen: Evidence, layer: Layer) -> bool:
+    """Whether a call of it in the training phase lies between the loss and weights."""
+    calls = seen.measure.step_calls()
+    if calls is None:
+        return False
+    through = seen.measure.trained_through(trained(seen))
+    return any(calls.calls[n].training and through.get(n) for n in calls.of(layer))
