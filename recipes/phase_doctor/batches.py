@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -103,6 +104,23 @@ def of_iterable(x: Any, y: Any) -> tuple[Any, Any]:
     raise CannotExamine(
         "`x` yields no batch: hand the doctor at least one batch of data."
     )
+
+
+def outputs_of(result: Any) -> tuple[list[Any], list[str]]:
+    """The tensors of what a call returned, in dataclasses too; and the names of the
+    classes that cannot be read."""
+    tensors: list[Any] = []
+    unread: list[str] = []
+    for leaf in tf.nest.flatten(result):
+        if tf.is_tensor(leaf):
+            tensors.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            fields = [getattr(leaf, part.name) for part in dataclasses.fields(leaf)]
+            inside, others = outputs_of(fields)
+            tensors, unread = tensors + inside, unread + others
+        elif not isinstance(leaf, (type(None), bool, int, float, str, bytes)):
+            unread.append(type(leaf).__name__)
+    return tensors, list(dict.fromkeys(unread))
 
 
 def model_input(x: Any) -> Any:

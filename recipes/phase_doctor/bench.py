@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .batches import rows_of
+from .batches import outputs_of, rows_of
 from .clock import Clock
 from .effects import Effects, effects_of
 from .layers import Node, walk
@@ -32,6 +32,7 @@ class Route:
     # Of a trace with `fetch`: call number, places of its inputs and outputs.
     fetched: list[tuple[int, list[int], list[int]]]
     count: int  # outputs proper
+    unread: list[str]  # classes of outputs that are no tensors
 
 
 class Bench:
@@ -87,6 +88,7 @@ class Bench:
         leaves = tf.nest.flatten(x)
         present = [i for i, leaf in enumerate(leaves) if leaf is not None]
         fetched: list[tuple[int, list[int], list[int]]] = []
+        unread: list[str] = []
         count = 0
 
         def function(*given: Any) -> list[Any]:
@@ -96,8 +98,8 @@ class Bench:
             filled = list(leaves)
             for i, value in zip(present, given, strict=False):
                 filled[i] = value
-            result = tf.nest.flatten(call(tf.nest.pack_sequence_as(x, filled)))
-            outputs = [leaf for leaf in result if tf.is_tensor(leaf)]
+            result = call(tf.nest.pack_sequence_as(x, filled))
+            outputs, unread[:] = outputs_of(result)
             count = len(outputs)
             for number, record in enumerate(recorder.calls if fetch else ()):
                 places = [
@@ -111,7 +113,7 @@ class Bench:
             traced = tf.function(function, autograph=False)
             concrete = traced.get_concrete_function(*specs)
         effects = effects_of(concrete)
-        return Route(name, call, concrete, recorder, effects, fetched, count)
+        return Route(name, call, concrete, recorder, effects, fetched, count, unread)
 
     def capture(self, concrete: Any) -> None:
         """Takes the variables that a graph captures into the snapshot."""

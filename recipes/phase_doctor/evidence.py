@@ -211,6 +211,7 @@ class Evidence:
     fit: Trace | None = None
     bare: Way | None = None
     ways: list[Way] = field(default_factory=list)  # inference first, then predict
+    unread: list[str] = field(default_factory=list)  # classes of outputs, no tensors
     noise: float = 0.0  # rounding noise of the outputs
     step: Step | None = None
     phases: Phases | None = None

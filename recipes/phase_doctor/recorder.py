@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from .batches import outputs_of
 from .layers import phase_parameter
 
 
@@ -96,9 +97,7 @@ class Recorder:
                 outputs = original(*args, **kwargs)
             finally:
                 self._stack.pop()
-            record.outputs = [
-                leaf for leaf in tf.nest.flatten(outputs) if tf.is_tensor(leaf)
-            ]
+            record.outputs, _ = outputs_of(outputs)
             return outputs
 
         layer.__dict__["call"] = tf.autograph.experimental.do_not_convert(call)

@@ -41,7 +41,10 @@ def run_inference(
             "Whether inference depends on batch mates needs a batch of at least two "
             "samples."
         )
-    evidence.noise = rounding_noise(evidence, bench, routes[INFERENCE])
+    evidence.unread = routes[INFERENCE].unread
+    # Of a way whose outputs can be read.
+    first = next((way for way in evidence.ways if way.outputs), evidence.ways[0])
+    evidence.noise = rounding_noise(first, bench, routes[first.trace.name])
 
 
 def run_way(evidence: Evidence, bench: Bench, trace: Trace, route: Route) -> Way:
@@ -74,15 +77,13 @@ def run_way(evidence: Evidence, bench: Bench, trace: Trace, route: Route) -> Way
     return way
 
 
-def rounding_noise(
-    evidence: Evidence, bench: Bench, infer: Route, runs: int = 3
-) -> float:
+def rounding_noise(first: Way, bench: Bench, infer: Route, runs: int = 3) -> float:
     """Standard deviation of the outputs' rounding noise.
 
     From three runs with inputs moved by one unit in the last place; of a model that
     draws at random, what two runs differ by.
     """
-    first, x = evidence.ways[0], bench.subject.x
+    x = bench.subject.x
     kinds = {str(getattr(n.layer, "compute_dtype", "")) for n in bench.nodes()}
     unit = 2.0**-8 if "bfloat16" in kinds else 2.0**-23
     unit = max(unit, 2.0**-11) if "float16" in kinds else unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import types
@@ -1493,3 +1494,39 @@ def head_thawed_inside_a_frozen_model_without_statistics() -> Case:
     model.layers[-1].trainable = True
     model.compile("sgd", LOGITS)
     return Case(model, FLAT, Y, codes=("PD107",), where="plain")
+
+
+# -- PD204: momentum at 0.1 or below ----------------------------------------------------------------------------------
+
+
+@case
+def momentum_of_another_framework() -> Case:
+    return Case(settle(small_mlp(momentum=0.1), FLAT), FLAT, Y, codes=("PD204",), where="norm")
+
+
+@case
+def epsilon_handed_in_as_momentum() -> Case:
+    return Case(small_cnn(momentum=1e-3), X, Y, codes=("PD204",), where="one_bn")
+
+
+# -- outputs in a dataclass -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    scores: object
+    hidden: object = None
+
+
+@case
+def dataclass_whose_batch_mates_matter() -> Case:
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="centred")
+            self.hidden, self.head = L.Dense(32, activation="gelu"), L.Dense(4)
+
+        def call(self, x, training=None):
+            hidden = self.head(self.hidden(x))
+            return Output(hidden - tf.reduce_mean(hidden, 0, keepdims=True), {"hidden": hidden})
+
+    return Case(Net(), FLAT, codes=("PD304",))

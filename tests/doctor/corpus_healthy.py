@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -1229,3 +1231,45 @@ def block_thawed_inside_a_frozen_backbone() -> Case:
     model = keras.Model(inputs, L.Dense(10)(backbone(inputs)))
     model.compile("sgd", LOGITS)
     return Case(model, X, Y)
+
+
+@case
+def short_momentum_that_is_meant() -> Case:
+    return Case(settle(small_mlp(momentum=0.5), FLAT), FLAT, Y)
+
+
+# -- outputs that are no tensors --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    scores: object
+
+
+class Opaque:
+    def __init__(self, scores):
+        self.scores = scores
+
+
+class Wrapped(keras.Model):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.hidden, self.head = kind, L.Dense(256, activation="gelu"), L.Dense(4)
+
+    def call(self, x, training=None):
+        return self.kind(self.head(self.hidden(x)))
+
+    def predict_step(self, data):
+        x = data[0] if isinstance(data, tuple) else data
+        return self(x, training=False).scores
+
+
+@case
+def dataclass_with_a_predict_step() -> Case:
+    return Case(Wrapped(Output), FLAT)
+
+
+@case
+def opaque_output_with_a_predict_step() -> Case:
+    """Rounding noise is told from what predict_step returns."""
+    return Case(Wrapped(Opaque), FLAT)

@@ -144,6 +144,10 @@ def broken_pd203(w: World) -> None:
     w.statistic.now = (np.array([1.0, np.nan, 2.0]), np.ones(3))
 
 
+def broken_pd204(w: World) -> None:
+    w.statistic.momentum = 0.1
+
+
 def broken_pd301(w: World) -> None:
     w.seen.step = Step(Trace("step", writes={GAMMA: (1, 1)}), "reader", True, frozenset((GAMMA,)))
 
@@ -339,6 +343,16 @@ def test_dropout_counts_where_gradients_pass_and_nobody_wrote_inference(change: 
     broken_pd310(world)
     change(world, world.seen.measure.step_calls())
     assert [f.code for f in found("PD310", world)] == codes
+
+
+def test_a_model_whose_outputs_were_not_read_is_not_called_healthy() -> None:
+    world = World()
+    world.seen.unread = ["Independent"]
+    world.seen.ways[0].outputs.clear()
+    world.seen.ways[0].halves.clear()
+    (finding,) = found("PD002", world)
+    assert "'Independent'" in finding.message
+    assert str(Diagnosis([finding], {}, {"keras": "3"}, "net")).startswith("net: nothing found, not all was seen")
 
 
 def test_a_step_whose_calls_were_not_seen_is_not_called_healthy() -> None:

@@ -3,12 +3,15 @@
 Always a note.
 It says what was left out and why: a step with side effects that was not run, a batch of
 one sample, a model that came unbuilt and is built now.
+Where outputs are no tensors, such as a distribution, nothing was compared, and the
+table does not say "healthy"; dataclasses of tensors are read.
+<!-- tests/doctor/corpus_broken.py: dataclass_whose_batch_mates_matter -->
 """
 
 from collections.abc import Iterator
 
 from ..evidence import Evidence
-from ..facts import meant_for_another, stochastic
+from ..facts import meant_for_another, quoted, stochastic
 from ..report import Finding
 from ..rule import Cure, Rule
 from .pd401 import compared, proves_nothing
@@ -33,6 +36,14 @@ def judge(seen: Evidence) -> Iterator[Finding]:
         if advice is not None:
             text = f"{failure.what} raised {failure.error}: {failure.text}. {advice}"
             yield RULE.finding(None, text, exception=failure.error)
+    if seen.ways and (seen.unread or not seen.base):
+        what = f"holds {quoted(seen.unread)}" if seen.unread else "holds no tensor"
+        text = (
+            f"What the model returns {what}, which cannot be read: "
+            "the outputs of the phases were not compared there. "
+            "Return tensors, or dicts or dataclasses of them."
+        )
+        yield RULE.finding(None, text, unseen=True)
     numbers = compared(seen)
     if seen.artifact is None or numbers is None:
         return

@@ -53,7 +53,7 @@ def judge(seen: Evidence) -> Iterator[Finding]:
         yield RULE.finding(
             path,
             f"The step trains through {path!r} and never calls it with "
-            f"`training=True`: {quoted(names[:3])}{others} stay in the inference phase.",
+            f"`training=True`: in the inference phase run {quoted(names[:3])}{others}.",
             layers=names,
         )
     if found.unseen:
