@@ -283,12 +283,29 @@ def step_title(before: dict, after: dict) -> str:
     return f"TensorFlow {after['tensorflow']} (from {before['tensorflow']})"
 
 
+def heaps(data: dict) -> list[list[dict]]:
+    """Return the facts in order, each alone; those of a folded group in heaps that answer alike in every column."""
+    found: dict[tuple, list[dict]] = {}
+    for fact in data["facts"]:
+        answers = tuple((type(a), essence(a)) for a in data["cells"][fact["id"]].values())
+        key = (fact["group"], answers) if fact["group"] in FOLDED else (fact["id"],)
+        found.setdefault(key, []).append(fact)
+    return list(found.values())
+
+
+def family(facts: Sequence[dict]) -> str:
+    """A heap in words: its first statement, and how many more there are."""
+    first = inline(facts[0]["statement"])
+    return first if len(facts) == 1 else f"{first.removesuffix('.')}, and {len(facts) - 1} more that answer alike."
+
+
 def matrix_changes(data: dict | None = None) -> str:
     """Return the list of what changed in which release, newest first, as Markdown headings with HTML lists.
 
-    Facts of one group that change alike stand together; more than six of them fold away.
+    Facts of one group that change alike stand together; more than six lines of them fold away.
     """
     data = data or load()
+    heap_of = {heap[0]["id"]: heap for heap in heaps(data)}
     facts = {fact["id"]: fact for fact in data["facts"]}
     parts = []
     steps = changes(data)
@@ -297,18 +314,21 @@ def matrix_changes(data: dict | None = None) -> str:
         alike: dict[tuple, list[str]] = {}
         answers: dict[tuple, tuple[Answer, Answer]] = {}
         for name, was, now in found:
+            if name not in heap_of:
+                continue
             key = (facts[name]["group"], word(was), word(now))
             alike.setdefault(key, []).append(name)
             answers[key] = (was, now)
         items = []
         for key, names in alike.items():
             arrow = f"{said(answers[key][0])} → {said(answers[key][1])}"
-            lines = [f'<a href="#{anchor(name)}">{inline(facts[name]["statement"])}</a>' for name in names]
+            lines = [f'<a href="#{anchor(name)}">{family(heap_of[name])}</a>' for name in names]
             if len(names) <= 6:
                 items += [f"<li>{line} {arrow}</li>" for line in lines]
             else:
                 inner = "".join(f"<li>{line}</li>" for line in lines)
-                summary = f"{html.escape(key[0])}: {len(names)} facts {arrow}"
+                count = sum(len(heap_of[name]) for name in names)
+                summary = f"{html.escape(key[0])}: {count} facts {arrow}"
                 items.append(f"<li><details><summary>{summary}</summary><ul>{inner}</ul></details></li>")
         parts.append(
             f"### {step_title(before, after)} {{ #to-{slug(after['id'])} }}\n\n"
@@ -351,36 +371,23 @@ def matrix_size(data: dict | None = None) -> str:
     return f"{len(data['facts'])} facts about {len(data['columns'])} pairs of TensorFlow and Keras"
 
 
-def alike(facts: Sequence[dict], data: dict) -> list[list[dict]]:
-    """Return the facts in heaps that answer alike in every column, in order of their first."""
-    heaps: dict[tuple, list[dict]] = {}
-    for fact in facts:
-        answers = tuple((type(a), essence(a)) for a in data["cells"][fact["id"]].values())
-        heaps.setdefault(answers, []).append(fact)
-    return list(heaps.values())
-
-
 def row_head(facts: Sequence[dict]) -> str:
-    """The statements of a row, each with a link to itself and one to its probe."""
-    told = [
-        f'{inline(fact["statement"])} <a href="#{anchor(fact["id"])}">#</a> '
-        f'<a href="{probe_link(fact["id"])}">probe</a>'
-        for fact in facts
-    ]
+    """The statements of a row, each with its anchor, and a link to the probe that they share."""
+    first = facts[0]
+    link = f'<a href="#{anchor(first["id"])}">#</a> <a href="{probe_link(first["id"])}">probe</a>'
     if len(facts) == 1:
-        return told[0]
-    items = "".join(f'<li id="{anchor(fact["id"])}">{text}</li>' for fact, text in zip(facts, told, strict=True))
-    first = inline(facts[0]["statement"]).removesuffix(".")
-    return f"<details><summary>{first}, and {len(facts) - 1} more that answer alike</summary><ul>{items}</ul></details>"
+        return f"{inline(first['statement'])} {link}"
+    items = "".join(f'<li id="{anchor(fact["id"])}">{inline(fact["statement"])}</li>' for fact in facts)
+    return f"<details><summary>{family(facts)}</summary><ul>{items}</ul></details> {link}"
 
 
 def matrix_page(data: dict | None = None) -> str:
     """Return the whole matrix as one HTML table with its filter (shown by matrix.js where JavaScript runs)."""
     data = data or load()
     columns = data["columns"]
-    groups: dict[str, list[dict]] = {}
-    for fact in data["facts"]:
-        groups.setdefault(fact["group"], []).append(fact)
+    groups: dict[str, list[list[dict]]] = {}
+    for heap in heaps(data):
+        groups.setdefault(heap[0]["group"], []).append(heap)
 
     heads = []
     for column in columns:
@@ -390,9 +397,9 @@ def matrix_page(data: dict | None = None) -> str:
         heads.append(f'<th scope="col" title="{html.escape(full_label(column))}"><span>{both}</span></th>')
 
     bodies = []
-    for number, (group, facts) in enumerate(groups.items()):
+    for number, (group, members) in enumerate(groups.items()):
         rows = []
-        for heap in alike(facts, data) if group in FOLDED else [[fact] for fact in facts]:
+        for heap in members:
             found = runs(heap[0]["id"], data)
             starts = " ".join(str(run.first) for run in found[1:] if not apart(columns[run.first]))
             cells = []
@@ -405,7 +412,7 @@ def matrix_page(data: dict | None = None) -> str:
                 )
             name = f' id="{anchor(heap[0]["id"])}"' if len(heap) == 1 else ""
             rows.append(f'<tr{name} data-changes="{starts}"><th scope="row">{row_head(heap)}</th>{"".join(cells)}</tr>')
-        errors = error_list([fact["id"] for fact in facts], data)
+        errors = error_list([fact["id"] for heap in members for fact in heap], data)
         rows.append(f'<tr class="mx-errors"><td colspan="{len(columns) + 1}">{errors}</td></tr>' if errors else "")
         bodies.append(
             f'<tbody data-group="{number}"><tr class="mx-group"><th scope="rowgroup" colspan="{len(columns) + 1}">'
