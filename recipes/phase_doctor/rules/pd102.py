@@ -6,7 +6,7 @@ what the layers get when the model is told the other phase.
 **Why it is bad.** `base(inputs, training=False)` reads as if the backbone's statistics
 were safe.
 On Keras 3.0 to 3.15 `fit` overrides it; on later releases and on Keras 2 it holds, and
-the rule stays silent.
+the rule stays silent. On 3.16 [what stands behind it](../keras-3.16.md) is silenced.
 What to do depends on what was recorded where: a BatchNormalization recorded with False
 is frozen by `trainable`; one recorded with True loses that True, for frozen it would
 learn nothing; dropout recorded with True goes through `to_monte_carlo`.
