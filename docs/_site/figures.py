@@ -9,6 +9,7 @@ from typing import Any
 
 import drawing
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs/figures"
@@ -23,6 +24,7 @@ def draw_lines(ax: Any, panel: dict[str, Any]) -> None:
     for series in panel["series"]:
         role = series["role"]
         ax.plot(panel["x"]["values"], series["values"], LINES[role], color=COLOURS[role], label=series["name"])
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     ax.set(xlabel=panel["x"]["label"])
     ax.legend(fontsize=9)
 
@@ -32,6 +34,7 @@ def draw_dots(ax: Any, panel: dict[str, Any]) -> None:
         role = series["role"]
         look = {"marker": MARKERS[role], "color": COLOURS[role], "markersize": 4, "linestyle": "none"}
         ax.plot(series["x"], series["y"], label=series["name"], **look)
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     ax.set(xlabel=panel["x"]["label"])
     ax.legend(fontsize=9)
 
