@@ -245,7 +245,7 @@ def test_masked_positions_do_not_count():
     expect(model.layers[2], kept, rtol=1e-5, atol=1e-5)
 
     refused = keras.Model([inputs, mask], BN(synchronized=True, name="both")(inputs, mask=mask))
-    with pytest.raises(ValueError, match="'both' wrongly under a mask"):
+    with pytest.raises(ValueError, match="'both' wrongly if masked"):
         recipe.recalibrate(refused, batches)
     assert fresh(refused.layers[2]) and refused.layers[2].synchronized and refused.layers[2].momentum == 0.99
 
@@ -538,7 +538,7 @@ def moving(model):
 
 def rest(model):
     """Weights, dropout seeds and optimizer: all that decides the next training step."""
-    own = {id(v) for layer in recipe.trainable_normalizations(model) for v in recipe.statistics(layer)}
+    own = {id(v) for layer in recipe.trainable_normalizations(model) for v in layer.non_trainable_variables}
     metrics = {id(v) for metric in model.metrics for v in metric.variables}
     variables = [v for v in [*model.variables, *model.optimizer.variables] if id(v) not in own | metrics]
     return [np.array(variable.numpy()) for variable in variables]
