@@ -29,6 +29,7 @@ TUNE = "symptoms/fine_tuning_collapses recipes/fine_tune_frozen_batchnorm"
 SAMPLES = "symptoms/monte_carlo_samples_identical recipes/monte_carlo_dropout"
 EXPORT = "symptoms/wrong_after_export recipes/export_inference_model recipes/export_litert_and_onnx"
 PHASE = "symptoms/set_learning_phase_missing recipes/functional_learning_phase"
+RESUME = "symptoms/resumed_run_differs recipes/checkpoint_and_resume"
 WHO = "reference/who-decides-the-phase"
 LAYERS = "reference/phase-dependent-layers"
 PHRASES = {
@@ -174,6 +175,12 @@ PHRASES = {
     "reference/doctor/state how-to/healthy-batchnorm symptoms/nan": """
         loss: 0.2101 - val_loss: nan
         batchnorm nan validation
+    """,
+    RESUME: """
+        loss jumps after resuming training
+        Resuming training from saved checkpoint produces different result than uninterrupted training
+        UserWarning: Skipping variable loading for optimizer 'adam', because it has 2 variables whereas the saved optimizer has 14 variables.
+        BackupAndRestore starts epoch again
     """,
     "how-to/assert-healthy-in-ci": "test my model in CI",
 }
