@@ -92,7 +92,10 @@ PHRASES = {
         keras prediction returns only one class
         all predictions are [0.5 0.5]
         my model outputs the same probabilities for every image
+        same prediction for all images forgot to divide by 255
+        keras dying relu constant output
     """,
+    f"{FLAT} {EXPORT}": "load_weights skip_mismatch=True predicts one class",
     LAG: """
         val acc 0.5 train acc 1.0
         validation accuracy stuck at 50%
@@ -106,6 +109,7 @@ PHRASES = {
         batchnorm momentum
         recalculate batch norm statistics
         small batch size batch norm bad validation
+        one class per batch batch norm, flow_from_directory shuffle=False
     """,
     UNMOVED: """
         moving_mean not updating
@@ -119,6 +123,7 @@ PHRASES = {
         Do I have to do anything special to use BatchNormalization in my own training loops?
         model.fit works but tf.GradientTape doesn't
         custom loop accuracy much worse than fit
+        stateless_call non_trainable_variables not updated
     """,
     "reference/keras-3.16": """
         after upgrading, the head overfits
@@ -163,6 +168,8 @@ PHRASES = {
         Predictions from keras h5 file is different than its tflite version
         saved model gives different predictions after loading
         onnx different output
+        int8 tflite model predicts only a single class
+        TFLiteConverter.from_keras_model vs from_saved_model
         model.export wrong output
         saved_model_cli output differs from model.predict
         Issues in Keras model loading in Tensorflow Serving
@@ -182,7 +189,10 @@ PHRASES = {
         UserWarning: Skipping variable loading for optimizer 'adam', because it has 2 variables whereas the saved optimizer has 14 variables.
         BackupAndRestore starts epoch again
     """,
-    "how-to/assert-healthy-in-ci": "test my model in CI",
+    "how-to/assert-healthy-in-ci": """
+        test my model in CI
+        pytest parametrize all my keras models
+    """,
 }
 CASES = [
     (phrase.strip(), right.split()) for right, phrases in PHRASES.items() for phrase in phrases.strip().splitlines()
