@@ -115,7 +115,7 @@ def dict_inputs_without_argument() -> Case:  # keras-team/keras-hub#1623
 @case
 def explicit_phase_of_a_sibling_reaches_dropout() -> (
     Case
-):  # keras#20285: the call context keeps what a sibling was told
+):  # keras#23166: the call context keeps what a sibling was told
     class Tuner(keras.Model):
         def __init__(self):
             super().__init__(name="tuner")
@@ -225,7 +225,7 @@ def norms_recorded_true_in_a_residual_net() -> Case:  # a helper's default, as i
 
 
 @case
-def recorded_false_two_models_deep() -> Case:  # keras#20298
+def recorded_false_two_models_deep() -> Case:  # keras#20285
     inner = keras.Sequential([keras.Input((8, 8, 1)), L.Conv2D(4, 3), L.BatchNormalization()], name="inner")
     middle_in = keras.Input((8, 8, 1))
     middle = keras.Model(middle_in, L.Flatten()(inner(middle_in, training=False)), name="middle")
@@ -235,7 +235,7 @@ def recorded_false_two_models_deep() -> Case:  # keras#20298
 
 
 @case
-def spatial_dropout_meant_to_stay_on() -> Case:  # keras#16000
+def spatial_dropout_meant_to_stay_on() -> Case:  # keras#9422
     inputs = keras.Input((8, 8, 1))
     x = L.Conv2D(8, 3, activation="relu")(inputs)
     x = L.SpatialDropout2D(0.4, name="keep_on")(x, training=True)
@@ -253,7 +253,7 @@ def batchnorm_in_a_lambda_closure() -> Case:  # shenweichen/DeepCTR#522
 
 
 @case
-def batchnorm_in_a_namespace() -> Case:  # keras#11430
+def batchnorm_in_a_namespace() -> Case:  # keras#16797
     class Net(keras.Model):
         def __init__(self):
             super().__init__()
@@ -415,7 +415,7 @@ def augmentation_inside_a_subclass() -> Case:  # keras#17385
 
 
 @case
-def cropping_inside_a_preprocessing_model() -> Case:  # keras-team/keras-hub#2776
+def cropping_inside_a_preprocessing_model() -> Case:  # keras#23166
     front = keras.Sequential([keras.Input((8, 8, 1)), L.CenterCrop(6, 6, name="crop"), L.Rescaling(2.0)], name="front")
     inputs = keras.Input((8, 8, 1))
     x = L.BatchNormalization(momentum=0.9)(L.Flatten()(front(inputs)))
@@ -435,7 +435,7 @@ def trained_in_a_loop_without_the_phase() -> Case:  # tf#32864
 
 
 @case
-def checkpoint_of_trainable_variables_only() -> Case:  # tf#3926, tinghuiz/SfMLearner#17
+def checkpoint_of_trainable_variables_only() -> Case:  # tinghuiz/SfMLearner#17
     trained = settle(small_mlp("saved"), FLAT)
     model = small_mlp("restored")
     for target, source in zip(model.trainable_variables, trained.trainable_variables, strict=True):
@@ -444,7 +444,7 @@ def checkpoint_of_trainable_variables_only() -> Case:  # tf#3926, tinghuiz/SfMLe
 
 
 @case
-def frozen_backbone_without_its_statistics() -> Case:  # tensorflow/models#6313
+def frozen_backbone_without_its_statistics() -> Case:
     base = small_cnn("backbone", outputs=8)
     for weight in base.trainable_variables:
         weight.assign(weight + 0.1)
@@ -454,7 +454,7 @@ def frozen_backbone_without_its_statistics() -> Case:  # tensorflow/models#6313
 
 
 @case
-def norm_without_gamma_and_beta() -> Case:  # tf#36936
+def norm_without_gamma_and_beta() -> Case:
     model = keras.Sequential(
         [keras.Input((64,)), L.Dense(16), L.BatchNormalization(center=False, scale=False, name="plain"), L.Dense(10)]
     )
@@ -497,7 +497,7 @@ def residual_net_at_mobilenet_momentum() -> Case:  # tf#36446
 
 
 @case
-def averaged_weights_with_stale_statistics() -> Case:  # tensorflow/addons#2497
+def averaged_weights_with_stale_statistics() -> Case:  # keras#10533
     model = settle(small_cnn("averaged"), X)
     generator = np.random.default_rng(1)
     for layer in model.layers:
@@ -591,7 +591,7 @@ def initial_variance_far_above_small_data() -> Case:  # the distance of a varian
 
 
 @case
-def one_batch_with_nan() -> Case:  # tf#34062
+def one_batch_with_nan() -> Case:
     model = settle(small_mlp("poisoned"), FLAT)
     spoilt = FLAT.copy()
     spoilt[3, 5] = np.nan
@@ -621,7 +621,7 @@ def kernel_with_nan() -> Case:  # one step on a loss that was not finite
 
 
 @case
-def negative_variance() -> Case:  # tf#48845
+def negative_variance() -> Case:  # tf#18334
     model = settle(small_cnn("negative"), X)
     norm = model.get_layer("two_bn")
     norm.moving_variance.assign(norm.moving_variance - 10.0)
@@ -629,7 +629,7 @@ def negative_variance() -> Case:  # tf#48845
 
 
 @case
-def infinite_mean_in_a_nested_model() -> Case:  # keras#17204
+def infinite_mean_in_a_nested_model() -> Case:  # keras#9646
     base = settle(small_cnn("backbone", outputs=8), X)
     norm = base.get_layer("one_bn")
     norm.moving_mean.assign(tf.fill(norm.moving_mean.shape, np.inf))
@@ -724,7 +724,7 @@ def subclass_step_with_false() -> Case:  # tf#28028
 
 
 @case
-def overridden_train_step_without_the_phase() -> Case:  # tf#24050
+def overridden_train_step_without_the_phase() -> Case:
     class Own(keras.Model):
         def train_step(self, data):
             x, y = data
@@ -742,7 +742,7 @@ def overridden_train_step_without_the_phase() -> Case:  # tf#24050
 
 
 @case
-def eager_step_that_returns_a_float() -> Case:  # tf#25525
+def eager_step_that_returns_a_float() -> Case:
     model, optimizer = small_mlp("eager"), keras.optimizers.SGD(0.1)
 
     def step(x, y):
@@ -757,7 +757,7 @@ def eager_step_that_returns_a_float() -> Case:  # tf#25525
 
 
 @case
-def generator_never_in_training_mode() -> Case:  # keras#5221
+def generator_never_in_training_mode() -> Case:  # keras#5644
     generator = keras.Sequential(
         [keras.Input((6,)), L.Dense(32), L.BatchNormalization(name="g_norm"), L.ReLU(), L.Dense(64)], name="generator"
     )
@@ -848,7 +848,7 @@ def training_false_left_in_a_block() -> Case:
 
 
 @case
-def second_pass_for_the_metric() -> Case:  # tensorflow/addons#256
+def second_pass_for_the_metric() -> Case:
     model, optimizer, accuracy = small_cnn("twice"), keras.optimizers.Adam(), keras.metrics.SparseCategoricalAccuracy()
 
     @tf.function
@@ -865,7 +865,7 @@ def second_pass_for_the_metric() -> Case:  # tensorflow/addons#256
 
 
 @case
-def discriminator_on_real_and_fake_apart() -> Case:  # keras#12353
+def discriminator_on_real_and_fake_apart() -> Case:  # carpedm20/DCGAN-tensorflow#266
     critic = settle(small_cnn("critic", outputs=1), X)
     optimizer = keras.optimizers.Adam()
 
@@ -952,7 +952,7 @@ def two_masks_for_one_input_under_train_on_batch() -> Case:  # R-Drop
 
 
 @case
-def step_traced_before_freezing() -> Case:  # keras#22104
+def step_traced_before_freezing() -> Case:  # keras#3268
     base = small_cnn("backbone", outputs=8)
     model = keras.Sequential([keras.Input((8, 8, 1)), base, L.Dense(10)])
     settle(model, X)
@@ -981,7 +981,7 @@ def home_made_norm_ignores_freezing() -> Case:  # keras#7085
 
 
 @case
-def optimizer_holds_a_list_from_before() -> Case:  # keras#9522
+def optimizer_holds_a_list_from_before() -> Case:  # keras#6405
     model = settle(small_mlp("listed"), FLAT)
     variables = list(model.trainable_variables)
     optimizer = keras.optimizers.SGD(0.1)
@@ -1084,7 +1084,7 @@ def layer_centres_over_the_batch() -> Case:  # tf#39663
 
 
 @case
-def softmax_over_the_wrong_axis() -> Case:  # keras#3085
+def softmax_over_the_wrong_axis() -> Case:
     inputs = keras.Input((64,))
     scores = L.Lambda(lambda t: tf.nn.softmax(t, axis=0), name="gate")(L.Dense(8)(inputs))
     return Case(keras.Model(inputs, L.Dense(3)(scores)), FLAT, codes=("PD304",), where="gate")
@@ -1137,7 +1137,7 @@ def dropout_fixed_on() -> Case:  # keras#9412
 
 
 @case
-def tf_dropout_in_a_lambda() -> Case:  # tf#60640
+def tf_dropout_in_a_lambda() -> Case:  # keras#1606
     drop = L.Lambda(lambda t: tf.nn.dropout(t, 0.4), name="raw_dropout")
     return Case(
         keras.Sequential([keras.Input((64,)), L.Dense(16), drop, L.Dense(10)]),
@@ -1149,7 +1149,7 @@ def tf_dropout_in_a_lambda() -> Case:  # tf#60640
 
 
 @case
-def noise_that_ignores_the_phase() -> Case:  # keras#17983
+def noise_that_ignores_the_phase() -> Case:
     class Noise(L.Layer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -1167,7 +1167,7 @@ def noise_that_ignores_the_phase() -> Case:  # keras#17983
 
 
 @case
-def statistics_updated_at_inference() -> Case:  # tf#43603
+def statistics_updated_at_inference() -> Case:
     model = keras.Sequential(
         [keras.Input((64,)), L.Dense(12), RunningNorm(obey_phase=False, name="eager_norm"), L.Dense(10)]
     )
@@ -1259,7 +1259,7 @@ def saved(model, path, training, batch=None):
 
 
 @case
-def exported_in_training_mode(tmp_path) -> Case:  # tf#25170
+def exported_in_training_mode(tmp_path) -> Case:  # tf#26075
     model = settle(small_cnn("shipped"), X)
     return Case(model, X, Y, {"artifact": saved(model, tmp_path / "train", True)}, codes=("PD401", "PD402"))
 
@@ -1280,7 +1280,7 @@ def export_with_a_fixed_batch(tmp_path) -> Case:
 
 
 @case
-def stale_lite_artifact(tmp_path) -> Case:  # tf#26075
+def stale_lite_artifact(tmp_path) -> Case:
     model = settle(small_mlp("lite"), FLAT)
     write_lite(model, [None, 64], tmp_path / "old.tflite")
     settle(model, FLAT)
