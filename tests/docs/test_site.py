@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import zipfile
 from collections.abc import Callable
@@ -87,6 +88,24 @@ def test_no_page_carries_the_notebook_plugins_half_megabyte(site: Path) -> None:
         text = re.sub(r"<svg.*?</svg>|<pre>.*?</pre>", "", text, flags=re.DOTALL)
         assert len(text) < 500_000, f"{page.relative_to(site)}: {len(text)} bytes"
         assert "jp-mod-dark" not in text
+
+
+def test_a_first_visit_weighs_little(site: Path, pages: dict[str, Links]) -> None:
+    """Compressed, each page with all that it loads and the search's worker, without its index: at most 150 KB."""
+
+    def weight(path: Path) -> int:
+        return len(gzip.compress(path.read_bytes()))
+
+    search = sum(map(weight, [site / "assets/search.js", *(site / "assets/javascripts/workers").glob("*.js")]))
+    heavy = {}
+    for name, page in pages.items():
+        own = site / name.lstrip("/")
+        loads = {(own / urlparse(url).path).resolve() for url in page.loads if not urlparse(url).netloc}
+        assert len(loads) >= 5
+        total = weight(own / "index.html") + sum(map(weight, loads)) + search
+        if total > 150_000:
+            heavy[name] = total
+    assert not heavy
 
 
 def test_every_recipe_can_be_downloaded_byte_for_byte(site: Path) -> None:
