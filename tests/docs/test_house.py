@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 import tomllib
 from pathlib import Path
 
 import hooks
+import jinja2
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -121,6 +123,22 @@ def test_the_issue_forms_ask_for_what_is_needed(form: str) -> None:
     if form == "false_alarm":
         assert fields["json"]["attributes"]["render"] == "json"
         assert ".to_json()" in fields["json"]["attributes"]["description"] and hasattr(Diagnosis, "to_json")
+
+
+def test_every_page_leads_to_the_issue_forms() -> None:
+    theme = jinja2.Environment(loader=jinja2.FileSystemLoader(ROOT / "docs/_site/overrides"))
+    partial = theme.get_template("partials/feedback.html")
+    page = {"canonical_url": "https://book.example/a/"}
+    shown = partial.render(config={"repo_url": "https://forge.example/o/r/"}, page=page)
+    targets = [html.unescape(target) for target in re.findall('href="(.*?)"', shown)]
+    assert targets == [
+        "https://forge.example/o/r/issues/new?template=wrong_sentence.yml&page=https%3A//book.example/a/",
+        "https://forge.example/o/r/issues/new?template=false_alarm.yml",
+    ]
+    for target in targets:
+        form = re.findall(r"template=(\w+\.yml)", target)[0]
+        assert (ROOT / ".github/ISSUE_TEMPLATE" / form).is_file()
+    assert not partial.render(config={"repo_url": ""}, page=page).strip()
 
 
 def test_every_thread_is_a_link_to_itself() -> None:
