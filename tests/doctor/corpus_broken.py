@@ -23,6 +23,7 @@ from cases import (
     agreement,
     conv_block,
     finite,
+    handed_on,
     make_step,
     registry,
     settle,
@@ -183,7 +184,7 @@ def fine_tuning_with_recorded_false() -> Case:  # keras#23364, the official guid
 
     kept = lambda m: stillness(m, lambda: m(X + 1, training=True), statistics)  # noqa: E731
     cure = Followed("freeze-by-trainable", apply, kept, 0.01, ("delete-the-recorded-true",))
-    return Case(model, X, Y, codes=("PD102",), where="backbone", cure=cure)
+    return Case(model, X, Y, codes=("PD102", "PD108"), where="backbone", cure=cure)
 
 
 @case
@@ -240,6 +241,124 @@ def spatial_dropout_meant_to_stay_on() -> Case:  # keras#9422
     x = L.Conv2D(8, 3, activation="relu")(inputs)
     x = L.SpatialDropout2D(0.4, name="keep_on")(x, training=True)
     return Case(keras.Model(inputs, L.Dense(1)(L.Flatten()(x))), X, codes=("PD102",), where="keep_on")
+
+
+# -- PD108, from Keras 3.16 on PD101 or PD306: a stated phase reaches the layers behind -------------------------------
+
+
+class Stating(L.Layer):
+    """Fixes the phase of the layer inside."""
+
+    def __init__(self, inner, phase, name):
+        super().__init__(name=name)
+        self.inner, self.phase = inner, phase
+
+    def call(self, x):
+        return self.inner(x, training=self.phase)
+
+
+def drops(model, x):
+    """1 where two passes of training differ."""
+    one, two = (np.array(model(x, training=True)) for _ in range(2))
+    return float(not np.array_equal(one, two))
+
+
+@case
+def guides_model_with_a_frozen_base() -> Case:  # keras#23364: right until 3.15, its head is silent from 3.16 on
+    def net(**phase):
+        keras.utils.set_random_seed(0)
+        base = settle(small_cnn("backbone", outputs=8), X)
+        base.trainable = False
+        inputs = keras.Input((8, 8, 1))
+        h = L.BatchNormalization(momentum=0.5, name="head_bn")(base(inputs, **phase))
+        model = keras.Model(inputs, L.Dense(10)(L.Dropout(0.2, name="drop")(h)))
+        model.compile("adam", LOGITS)
+        model.fit(X, Y, epochs=12, verbose=0)
+        return model
+
+    cure = Followed(
+        *("freeze-and-write-no-phase", net, lambda m: drops(m, X), float(handed_on())),
+        ("say-the-phase-here", "keep-the-phase-to-the-dropout"),
+    )
+    code, where = ("PD101", "head_bn") if handed_on() else ("PD108", "backbone")
+    return Case(net(training=False), X, Y, codes=(code,), where=where, cure=cure)
+
+
+@case
+def inference_fixed_inside_a_layer_of_a_sequential() -> Case:
+    def net(freeze):
+        norm = L.BatchNormalization(name="norm")
+        norm.trainable = not freeze
+        first = norm if freeze else Stating(norm, False, "kept")
+        layers = [L.Dense(24), first, L.ReLU(), L.Dropout(0.3, name="drop"), L.Dense(10)]
+        return keras.Sequential([keras.Input((64,)), *layers])
+
+    cure = Followed("freeze-and-write-no-phase", lambda: net(True), lambda m: drops(m, FLAT), float(handed_on()))
+    code, where = ("PD101", "drop") if handed_on() else ("PD108", "kept/norm")
+    return Case(net(False), FLAT, Y, codes=(code,), where=where, cure=cure)
+
+
+@case
+def monte_carlo_in_front_of_batchnorm() -> Case:  # as tutorials have it: from 3.16 on `predict` trains what is behind
+    def net():
+        inputs = keras.Input((64,))
+        x = L.Dropout(0.3, name="mc")(L.Dense(24, activation="relu")(inputs), training=True)
+        return keras.Model(inputs, L.Dense(10)(L.BatchNormalization(name="norm")(x)))
+
+    def kept(model):
+        moving = model.get_layer("norm").non_trainable_variables[:2]
+        return stillness(model, lambda: model.predict(FLAT + 1, verbose=0), moving)
+
+    id, gain = "keep-the-phase-to-the-dropout", 0.001 if handed_on() else 0.0
+    model = settle(net(), FLAT)
+    cure = Followed(id, lambda: to_monte_carlo(model), kept, gain, ("freeze-and-write-no-phase",))
+    codes, where = (("PD306",), "norm") if handed_on() else (("PD108", "PD102"), "mc")
+    return Case(model, FLAT, Y, codes=codes, where=where, cure=cure)
+
+
+@case
+def dropout_that_a_block_keeps_on_in_front_of_batchnorm() -> Case:
+    def net(kept_on):
+        layers = [L.Dense(24), kept_on, L.BatchNormalization(name="norm"), L.Dense(10)]
+        return settle(keras.Sequential([keras.Input((64,)), *layers]), FLAT)
+
+    class AlwaysOn(L.Dropout):
+        def call(self, x, training=None):
+            return super().call(x, training=True)
+
+    def kept(model):
+        moving = model.get_layer("norm").non_trainable_variables[:2]
+        return stillness(model, lambda: model.predict(FLAT + 1, verbose=0), moving)
+
+    id, gain = "keep-the-phase-to-the-dropout", 0.001 if handed_on() else 0.0
+    cure = Followed(id, lambda: net(AlwaysOn(0.3)), kept, gain)
+    code, where = ("PD306", "norm") if handed_on() else ("PD108", "kept/mc")
+    return Case(net(Stating(L.Dropout(0.3, name="mc"), True, "kept")), FLAT, Y, codes=(code,), where=where, cure=cure)
+
+
+@case
+def dropout_kept_on_in_a_subclass_trains_the_statistics_behind() -> Case:  # so on every Keras 3
+    class AlwaysOn(L.Dropout):
+        def call(self, x, training=None):
+            return super().call(x, training=True)
+
+    class Net(keras.Model):
+        def __init__(self, drop, **stated):
+            super().__init__(name="sampler")
+            self.hidden, self.drop, self.norm, self.head = L.Dense(24), drop, L.BatchNormalization(), L.Dense(10)
+            self.stated = stated
+            self(FLAT)
+
+        def call(self, x, training=None):
+            return self.head(self.norm(self.drop(self.hidden(x), **self.stated)))
+
+    def kept(model):
+        moving = model.norm.non_trainable_variables[:2]
+        return stillness(model, lambda: model.predict(FLAT + 1, verbose=0), moving)
+
+    model = Net(L.Dropout(0.3, name="mc"), training=True)
+    cure = Followed("keep-the-phase-to-the-dropout", lambda: Net(AlwaysOn(0.3)), kept, 0.001)
+    return Case(model, FLAT, Y, codes=("PD306",), where=model.norm.name, cure=cure)
 
 
 # -- PD103: untracked -------------------------------------------------------------------------------------------------

@@ -464,6 +464,17 @@ def monte_carlo_dropout_on_purpose() -> Case:
 
 
 @case
+def monte_carlo_dropout_that_tells_nobody() -> Case:  # a batch normalisation behind it goes by the model's phase
+    class AlwaysOn(L.Dropout):
+        def call(self, x, training=None):
+            return super().call(x, training=True)
+
+    layers = [L.Dense(16, "relu"), AlwaysOn(0.3), L.BatchNormalization(), L.Dense(10)]
+    model = settle(keras.Sequential([keras.Input((64,)), *layers]), FLAT)
+    return Case(model, FLAT, Y, {"allow": ("PD305", "PD304")})
+
+
+@case
 def recorded_true_converted_to_monte_carlo() -> Case:  # what the recipe gives keeps the record; its layer obeys nobody
     inputs = keras.Input((8, 8, 1))
     x = L.Conv2D(8, 3, activation="relu")(inputs)
@@ -592,10 +603,37 @@ def frozen_backbone_in_two_stages() -> Case:
     base = settle(small_cnn("backbone", outputs=8), X)
     base.trainable = False
     inputs = keras.Input((8, 8, 1))
-    model = keras.Model(inputs, L.Dense(10)(L.Dropout(0.2)(base(inputs, training=False))))
+    model = keras.Model(inputs, L.Dense(10)(L.Dropout(0.2)(base(inputs))))
     model.compile("adam", LOGITS)
     model.fit(X, Y, verbose=0)
     return Case(model, X, Y)
+
+
+@case
+def recorded_false_with_nothing_behind_that_heeds_a_phase() -> Case:
+    base = settle(small_cnn("backbone", outputs=8), X)
+    base.trainable = False
+    inputs = keras.Input((8, 8, 1))
+    h = L.LayerNormalization()(L.ReLU()(base(inputs, training=False)))
+    return Case(keras.Model(inputs, L.Dense(10)(h)), X, Y)
+
+
+@case
+def phase_given_back_behind_the_backbone() -> Case:
+    """A wrapper states inference inside, and then the phase that came in: right on 3.15 and on 3.16."""
+
+    class InPhase(L.Layer):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.give_back = inner, L.Dropout(0)
+
+        def call(self, x, training=None):
+            return self.give_back(self.inner(x, training=False), training=bool(training))
+
+    base = settle(small_cnn("backbone", outputs=8), X)
+    inputs = keras.Input((8, 8, 1))
+    h = L.Dropout(0.2)(L.BatchNormalization()(InPhase(base)(inputs)))
+    return Case(settle(keras.Model(inputs, L.Dense(10)(h)), X), X, Y)
 
 
 @case

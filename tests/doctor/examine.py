@@ -157,8 +157,6 @@ def absent(name: str) -> str:
         return "" if hasattr(model, "_compiled_trainable_state") else "`compile` records no flags"
     if name in RECORDED and recorded_phase_holds():
         return "a recorded phase holds"
-    if name == "frozen_backbone_in_two_stages" and dropout_is_silenced():
-        return "a recorded phase silences the dropout behind it here, and the doctor says so"
     if name == "critic_whose_spectral_norm_never_runs" and not spectral_normalisation_trains():
         return "SpectralNormalization raises in a graph when it is told to train"
     if name in LEAKING and not leaks(getattr(keras.layers, LEAKING[name])):
@@ -188,16 +186,6 @@ def recorded_phase_holds() -> bool:
     norm, inputs = keras.layers.BatchNormalization(), keras.Input((3,))
     keras.Model(inputs, norm(inputs, training=False))(np.ones((4, 3)), training=True)
     return not np.any(norm.moving_mean)
-
-
-def dropout_is_silenced() -> bool:
-    """Whether a Dropout behind a layer recorded with training=False stays off when its model is told to train."""
-    import keras
-
-    inputs = keras.Input((64,))
-    hidden = keras.layers.BatchNormalization()(inputs, training=False)
-    model = keras.Model(inputs, keras.layers.Dropout(0.5)(hidden))
-    return not np.any(np.array(model(np.ones((4, 64)), training=True)) == 0)
 
 
 def spectral_normalisation_trains() -> bool:

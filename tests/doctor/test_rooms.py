@@ -56,6 +56,7 @@ def imported(room: Path) -> set[str]:
 
 
 SEEN = {
+    "context",
     "evidence",
     "facts",
     "gap",

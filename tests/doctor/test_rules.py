@@ -132,6 +132,21 @@ def broken_pd106(w: World) -> None:
     w.seen.bare = Way(bare, [ROWS])
 
 
+def behind(w: World, phase: bool = False, **call: Any) -> Layer:
+    """A dropout behind the normalisation, which was recorded with a phase that Keras overrides by handing its own."""
+    drop = Layer("net/drop", (w.model,), kind="Dropout", heeds=True, stock=True)
+    w.seen.layers.append(drop)
+    w.seen.recorded = {w.norm: phase}
+    for trace, told in ((w.seen.training, True), (w.seen.inference, False)):
+        trace.calls[1].explicit = told
+        trace.calls.append(Call(drop, **{"parent": 0, "training": told, "explicit": told, **call}))
+    return drop
+
+
+def broken_pd108(w: World) -> None:
+    behind(w)
+
+
 def broken_pd201(w: World) -> None:
     w.statistic.now = w.statistic.first
 
@@ -399,6 +414,76 @@ def test_thawed_inside_a_frozen_model_counts_where_it_does_something(
     if not moves:
         world.seen.training.writes.clear()
     assert judged(world, "PD107") == severity
+
+
+def swapped(w: World) -> None:
+    """The dropout runs before the normalisation."""
+    drop = behind(w)
+    for trace in (w.seen.training, w.seen.inference):
+        (mine,) = trace.of(drop)
+        trace.calls.insert(1, trace.calls.pop(mine))
+
+
+def held(w: World) -> None:
+    """As Keras 3.16 runs it: nothing is to come."""
+    behind(w, training=False, explicit=None)
+
+
+def restated(w: World) -> None:
+    """The normalisation is fixed inside a block, whose last layer is given the phase that came in."""
+    drop, block, last = behind(w), Layer("net/block", (w.model,)), Layer("net/block/last")
+    w.seen.recorded = {}
+    for trace, told in ((w.seen.training, True), (w.seen.inference, False)):
+        norm = Call(w.norm, 1, False, explicit=False)
+        trace.calls[1:] = [
+            *(Call(block, 0, told, explicit=told), norm, Call(last, 1, told, explicit=told)),
+            Call(drop, 0, told, explicit=told),
+        ]
+
+
+def unread(w: World) -> None:
+    """A layer that lets no stated phase through to Keras, as those of `to_monte_carlo`."""
+    behind(w)
+    for trace in (w.seen.training, w.seen.inference):
+        trace.calls[1].explicit = None
+
+
+def fixed(w: World) -> None:
+    """The same block without that last layer."""
+    restated(w)
+    for trace in (w.seen.training, w.seen.inference):
+        del trace.calls[3]
+
+
+@pytest.mark.parametrize(
+    ("change", "places"),
+    [
+        (behind, ["net/norm"]),
+        (lambda w: behind(w, True), ["net/norm"]),
+        (fixed, ["net/norm"]),
+        (lambda w: setattr(behind(w), "heeds", False), []),
+        (lambda w: (behind(w), setattr(w.seen, "keras3", False)), []),
+        *((change, []) for change in (swapped, held, restated, unread)),
+    ],
+    ids=["False", "True", "fixed inside", "nothing heeds", "Keras 2", "before", "3.16", "restated", "kept to itself"],
+)
+def test_keras_316_changes_what_runs_after_a_stated_phase_and_nothing_else(change: Any, places: list[str]) -> None:
+    world = World()
+    change(world)
+    assert [f.where for f in found("PD108", world)] == places
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_who_trains_in_inference_is_told_by_whom(stated: bool) -> None:
+    world = World()
+    drop = Layer("net/drop", (world.model,), kind="Dropout", heeds=True, stock=True)
+    broken_pd306(world)
+    calls = world.seen.inference.calls
+    calls.insert(1, Call(drop, 0, stated, explicit=stated or None))
+    calls[2].training, world.seen.recorded = True, {drop: True} if stated else {}
+    (finding,) = found("PD306", world)
+    assert ("the `training=True` of 'net/drop' reaches it" in finding.message) == stated
+    assert finding.cure_id == ("keep-the-phase-to-the-dropout" if stated else "write-in-training-only")
 
 
 def test_allowed_codes_are_notes_and_cause_nothing() -> None:

@@ -63,8 +63,7 @@ def test_pitfall_a_recorded_false_is_overridden_by_fit_or_silences_the_head(data
     before = statistics(model)
     fit(model, data)
     overridden = on_this_release("built_base_training_false_fit_updates")
-    # The cell asks a Dropout behind it; a BatchNormalization, whose phase shows in one step, goes by the same rule.
-    head_trains = on_this_release("dropout_behind_recorded_false_fit_active")
+    head_trains = on_this_release("behind/base_false/bn/functional/fit")
     assert moved(before, model) == ["bn_1", "bn_2"] * overridden + ["head_bn"] * head_trains
     assert not (head_trains and not overridden), "a release on which the guide's model is right: tell the page"
     if overridden:

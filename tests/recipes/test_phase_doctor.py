@@ -320,9 +320,9 @@ def test_a_cause_is_sought_in_the_layers_that_bear_on_the_finding():
             return self.norm(x, training=False)
 
     inputs = keras.Input((6,))
-    x = layers.Dense(12)(Block(name="block")(inputs))
-    x = layers.BatchNormalization(name="stale")(x)
-    model = keras.Model(inputs, layers.Dense(3)(layers.ReLU()(x)))
+    # In front of the block: from Keras 3.16 on its False reaches what runs after it.
+    x = layers.ReLU()(layers.BatchNormalization(name="stale")(layers.Dense(12)(inputs)))
+    model = keras.Model(inputs, layers.Dense(3)(Block(name="block")(x)))
     for norm in (model.get_layer("stale"), model.get_layer("block").norm):
         norm.gamma.assign(norm.gamma * 1.1)  # trained, and yet its statistics are the initial ones
     step, _, _ = closure_step(model)

@@ -692,6 +692,19 @@ def dropout_behind_recorded_false_fit_active():
     return bool(model.fit(ones, ones, verbose=0).history["loss"][0] > 0.1)
 
 
+@fact(
+    "norm_behind_recorded_true_call_updates",
+    GROUP,
+    "`m(x)` moves the statistics of a BatchNormalization behind `Dropout(0.5)(x, training=True)`.",
+)
+def norm_behind_recorded_true_call_updates():
+    inputs = keras.layers.Input((4,))
+    bn = keras.layers.BatchNormalization()
+    model = keras.Model(inputs, bn(keras.layers.Dropout(0.5)(inputs, training=True)))
+    x = data()
+    return moves_statistics(bn, lambda: model(tf.constant(x)))
+
+
 # --- behind a phase that somebody stated --------------------------------------------------------------------------------
 
 GROUP = "Behind a stated phase"

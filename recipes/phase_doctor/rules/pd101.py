@@ -3,6 +3,9 @@
 **What it does.** Traces what `fit` would run and reports a layer that heeds the phase,
 is not told that this is training, and was given no phase by the author.
 The finding names the model or block whose `call` takes no `training`.
+Where an earlier layer's explicit phase is what a layer hears, it names both: in a
+subclass on every Keras 3, in a Functional or Sequential model [from 3.16
+on](../keras-3.16.md); before that, `PD108` says that it will.
 A phase that `call` writes itself is the author's decision where the statistics came
 from somewhere; in a model that is being trained from fresh ones it counts too, as with
 an argument named `is_training`.
@@ -37,7 +40,8 @@ class Fixed(Triggers):
 
 from collections.abc import Iterator
 
-from ..evidence import Evidence
+from ..context import FREEZE, reached
+from ..evidence import Evidence, Layer
 from ..facts import paths, quoted
 from ..report import Finding
 from ..rule import Cure, Rule
@@ -55,26 +59,34 @@ RULE = Rule(
     ),
     Cure(
         "say-the-phase-here",
-        "Say the phase on this call too: `layer(x, training=training)`. In a "
-        "Functional model freeze by `trainable = False` and record no `training=` "
-        "before it.",
+        "Say the phase on this call too: `layer(x, training=training)`.",
         "subclass_training_arg",
     ),
+    FREEZE,
 )
 
 
 def judge(seen: Evidence) -> Iterator[Finding]:
+    fronts = reached(seen, seen.fit, False)
     for culprit, layers in deaf(seen).items():
         where, names = culprit.path, paths(layers)
         if culprit in layers:
             text = (
                 f"{where!r} is not told the phase during training: "
-                "an earlier layer's explicit phase reaches it."
+                "an earlier layer's explicit phase reaches it"
             )
-            yield RULE.finding(where, text, cure="say-the-phase-here", layers=names)
+            if culprit in fronts:
+                text += f", the `training=False` of {fronts[culprit][0].path!r}"
+            cure = FREEZE.id if called_by_keras(culprit) else "say-the-phase-here"
+            yield RULE.finding(where, f"{text}.", cure=cure, layers=names)
         else:
             text = (
                 f"`call` of {where!r} takes no `training`, so `fit` never puts "
                 f"{quoted(names)} into training mode."
             )
             yield RULE.finding(where, text, layers=names)
+
+
+def called_by_keras(layer: Layer) -> bool:
+    """Whether a Functional or Sequential model calls it: nobody writes that call."""
+    return bool(layer.parents) and layer.parents[-1].graph

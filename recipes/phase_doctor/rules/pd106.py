@@ -3,6 +3,9 @@
 **What it does.** Traces a bare `model(x)` and reports a layer whose own default is
 `training=True` and which puts later layers into training mode.
 
+Up to Keras 3.15 it hands that default on; [from 3.16 on](../keras-3.16.md#why) it hands
+on what it *states* only, to every layer that runs after it.
+
 **Why it is bad.** `model(x)` then updates statistics, and `model.export()` can write a
 graph that does.
 

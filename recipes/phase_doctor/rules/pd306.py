@@ -2,6 +2,10 @@
 
 **What it does.** Compares every variable before and after inference.
 Seed generators, metrics and the state of a stateful RNN may change.
+Where a layer trains because one in front of it was called with `training=True`, the
+finding names that one: in a subclass on every Keras 3, in a Functional or Sequential
+model [from 3.16 on](../keras-3.16.md); before that, `PD108` says that it will.
+<!-- tests/doctor/corpus_broken.py: monte_carlo_in_front_of_batchnorm -->
 
 **Why it is bad.** Serving changes the model, and the order of requests matters.
 
@@ -32,6 +36,7 @@ class Average(keras.layers.Layer):
 
 from collections.abc import Iterator
 
+from ..context import FORCE, reached
 from ..evidence import Evidence
 from ..facts import said
 from ..report import Finding
@@ -46,11 +51,14 @@ RULE = Rule(
         "Update state only when `training` is true.",
         "subclass_training_arg",
     ),
+    FORCE,
 )
 
 
 def judge(seen: Evidence) -> Iterator[Finding]:
     for way in seen.ways:
+        reach = reached(seen, way.trace, True)
+        fronts = {layer.path: front for layer, (front, _) in reach.items()}
         places: dict[str, int] = {}
         for key in way.trace.writes:
             variable = seen.variables.get(key)
@@ -63,5 +71,10 @@ def judge(seen: Evidence) -> Iterator[Finding]:
                 places[where] = places.get(where, 0) + 1
         for where, number in places.items():
             name = said(seen, way)
-            text = f"A run of {name} changes {number} variables of {where!r}."
-            yield RULE.finding(where, text, variables=number, route=name)
+            text = f"A run of {name} changes {number} variables of {where!r}"
+            cure = FORCE.id if where in fronts else None
+            if where in fronts:
+                text += f": the `training=True` of {fronts[where].path!r} reaches it"
+            yield RULE.finding(
+                where, f"{text}.", cure=cure, variables=number, route=name
+            )

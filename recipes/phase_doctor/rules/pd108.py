@@ -1,0 +1,69 @@
+"""PD108: Keras 3.16 changes this model
+
+**What it does.** Works out what each layer will be told from Keras 3.16 on, where [a
+phase that one layer states](../keras-3.16.md) is everybody's who runs after it, and
+names the layers for which that is not what they are told now.
+It is a note: nothing is wrong with the model today.
+On 3.16 the rule is silent, and `PD101`, `PD305` or `PD306` says what has come of it.
+<!-- tests/doctor/corpus_broken.py: guides_model_with_a_frozen_base -->
+
+**Why it is bad.** The day Keras is upgraded, the dropout behind
+`base(x, training=False)` is off, and `predict` moves the statistics behind
+`Dropout(0.5)(x, training=True)`.
+Neither raises anything.
+
+```python
+def fine_tuned(**phase):
+    base = fresh(keras.layers.Dense(6), keras.layers.BatchNormalization())
+    base.trainable, base.name = False, "backbone"
+    inputs = keras.Input((8,))
+    hidden = keras.layers.Dropout(0.5, name="drop")(base(inputs, **phase))
+    return keras.Model(inputs, keras.layers.Dense(3)(hidden))
+
+
+def told(model):
+    findings = diagnose(model, x).findings
+    return [(f.code, f.where) for f in findings if f.code in ("PD108", "PD101")]
+
+
+hands_on = keras.__version__ >= "3.16" and keras.__version__[:2] == "3."
+```
+
+```python
+>>> wanted = ("PD101", "drop") if hands_on else ("PD108", "backbone")
+>>> told(fine_tuned(training=False)) == [wanted]
+True
+>>> told(fine_tuned())
+[]
+```
+"""
+
+from collections.abc import Iterator
+
+from ..context import FORCE, FREEZE, reached
+from ..evidence import Evidence, Layer
+from ..facts import paths, quoted
+from ..report import Finding
+from ..rule import Rule
+
+RULE = Rule("PD108", "Keras 3.16 changes this model", "note", FREEZE, FORCE)
+
+
+def judge(seen: Evidence) -> Iterator[Finding]:
+    for phase, trace in ((False, seen.training), (True, seen.inference)):
+        coming: dict[Layer, list[Layer]] = {}
+        for layer, (front, already) in reached(seen, trace, phase).items():
+            if not already:
+                coming.setdefault(front, []).append(layer)
+        for front, layers in coming.items():
+            others = " and others" if len(layers) > 3 else ""
+            text = (
+                f"On Keras 3.16 the `training={phase}` written at {front.path!r} will "
+                f"reach {quoted(paths(layers[:3]))}{others} behind it, too: "
+            )
+            if phase:
+                text += "training in `predict`. Force a dropout in a subclass instead."
+            else:
+                text += "inference in `fit`. Freeze by `trainable` instead."
+            cure = FORCE.id if phase else FREEZE.id
+            yield RULE.finding(front.path, text, cure=cure, layers=paths(layers))
