@@ -27,7 +27,7 @@ def gather_artifact(path: Path, bench: Bench, run_it: bool) -> Artifact | None:
     """Reads the file and runs it on the batch; twice where it draws at random."""
     subject, name = bench.subject, path.name
     try:
-        with bench.tracing():
+        with bench.clock.counting("tracing"):
             artifact, run = open_artifact(path, bench)
     except CannotExamine:
         raise

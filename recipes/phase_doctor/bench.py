@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .batches import outputs_of, rows_of
+from .batches import outputs_of
 from .clock import Clock
 from .effects import Effects, effects_of
 from .layers import Node, walk
@@ -33,6 +32,7 @@ class Route:
     fetched: list[tuple[int, list[int], list[int]]]
     count: int  # outputs proper
     unread: list[str]  # classes of outputs that are no tensors
+    ran: bool = False
 
 
 class Bench:
@@ -51,14 +51,6 @@ class Bench:
         return Recorder([n.layer for n in self.nodes()], self.subject.packages)
 
     @contextlib.contextmanager
-    def tracing(self) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.clock.tracing += time.perf_counter() - began
-
-    @contextlib.contextmanager
     def fresh(self) -> Iterator[None]:
         """Inside, the random states go on from run to run; it begins and ends anew."""
         self.snapshot.restore()
@@ -71,17 +63,11 @@ class Bench:
         self, name: str, call: Callable[[Any], Any], x: Any, fetch: bool = False
     ) -> Route:
         """Traces `call(x)`, with a free batch size where the model allows one."""
-        with self.tracing():
+        with self.clock.counting("tracing"):
             try:
-                route = self._trace(name, call, x, fetch, free=True)
+                return self._trace(name, call, x, fetch, free=True)
             except Exception:
                 return self._trace(name, call, x, fetch, free=False)
-            size = self.subject.size
-            if not fetch and size is not None and size > 4:
-                # TensorFlow optimises a graph on its first run; two samples are enough.
-                with contextlib.suppress(Exception):
-                    self.run(route, rows_of(x, np.arange(2)))
-            return route
 
     def _trace(self, name: str, call: Any, x: Any, fetch: bool, free: bool) -> Route:
         recorder = self.recorder()
@@ -130,8 +116,12 @@ class Bench:
         """
         self.capture(route.concrete)
         given = [leaf for leaf in tf.nest.flatten(x) if leaf is not None]
+        # TensorFlow optimises a graph when it is first run.
+        what = "running" if route.ran else "tracing"
+        route.ran = True
         try:
-            outputs = list(route.concrete(*given))
+            with self.clock.counting(what):
+                outputs = list(route.concrete(*given))
             seen = look() if look else None
         finally:
             self.snapshot.restore(self.floats(route.effects.writes))

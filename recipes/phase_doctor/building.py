@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import tensorflow as tf
 
 from .clock import Clock
@@ -20,15 +18,13 @@ def build(subject: Subject, clock: Clock) -> None:
     if not has_call(model) or (getattr(model, "built", True) and before):
         return
     clock.stage("building the model")
-    began = time.perf_counter()
     call = subject.phase(False)
-    try:
-        traced = tf.function(lambda: call(subject.x), autograph=False)
-        traced.get_concrete_function()
-    except Exception:
-        run_once(subject)  # Python control flow and the like
-    finally:
-        clock.tracing += time.perf_counter() - began
+    with clock.counting("tracing"):
+        try:
+            traced = tf.function(lambda: call(subject.x), autograph=False)
+            traced.get_concrete_function()
+        except Exception:
+            run_once(subject)  # Python control flow and the like
     made = len(variables_of(model)) - before
     if made:
         subject.remarks.append(

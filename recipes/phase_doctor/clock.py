@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 
 
 class Clock:
-    """Counts tracing apart from running; speaks up once two seconds have passed."""
+    """Counts making graphs apart from running them; speaks up after two seconds."""
 
     def __init__(self, show: bool) -> None:
-        self.start, self.tracing = time.perf_counter(), 0.0
+        self.start = time.perf_counter()
+        self.spent = {"tracing": 0.0, "running": 0.0}
         self.show, self.shown = show, False
+
+    @contextlib.contextmanager
+    def counting(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[what] += time.perf_counter() - began
 
     def stage(self, text: str) -> None:
         spent = time.perf_counter() - self.start
@@ -23,9 +34,4 @@ class Clock:
         print(f"phase doctor: {text}", file=sys.stderr, flush=True)
 
     def timing(self) -> dict[str, float]:
-        total = time.perf_counter() - self.start
-        return {
-            "tracing": self.tracing,
-            "running": total - self.tracing,
-            "total": total,
-        }
+        return {**self.spent, "total": time.perf_counter() - self.start}

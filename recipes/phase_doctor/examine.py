@@ -112,7 +112,7 @@ def trace_step(bench: Bench, insist: bool) -> TracedStep | None:
     bench.clock.stage("tracing the training step")
     traced = TracedStep(bench, step, name, insist)
     try:
-        with bench.tracing():
+        with bench.clock.counting("tracing"):
             traced.trace()
     except Exception as error:
         subject.failed(name, error, "step")

@@ -119,7 +119,15 @@ def never_moved(seen: Evidence, statistic: Statistic) -> bool:
     """Still the initial ones, though the layer was trained."""
     if ailment(statistic) is not None:
         return False
-    return untouched(statistic) and layer_was_trained(seen, statistic)
+    serves = untouched(statistic) and layer_was_trained(seen, statistic)
+    return serves and is_called(seen, statistic)
+
+
+def is_called(seen: Evidence, statistic: Statistic) -> bool:
+    """Whether a graph holds its statistics; where there is none, no one can tell."""
+    traces = [seen.inference, seen.training, seen.step.trace if seen.step else None]
+    graphs = [trace for trace in traces if trace is not None]
+    return not graphs or any(statistic.mean in trace.reads for trace in graphs)
 
 
 @remembered

@@ -95,10 +95,10 @@ def carries(tensor: Any) -> bool:
 
 def origin(tensor: Any, graph: Any) -> int:
     """The key of a captured handle, through the graphs around."""
-    outer = getattr(graph, "outer_graph", None)
-    while outer is not None and getattr(tensor, "graph", None) is outer:
-        given = {id(inner): source for source, inner in outer.captures}
+    while graph is not None:
+        graph = getattr(graph, "outer_graph", None)
+        given = {id(inner): source for source, inner in getattr(graph, "captures", ())}
         if id(tensor) not in given:
             break
-        tensor, outer = given[id(tensor)], getattr(outer, "outer_graph", None)
+        tensor = given[id(tensor)]
     return id(tensor)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from .batches import rows_of
 from .bench import Bench, Route, numbers_of
 from .effects import WRITES, effects_of
-from .evidence import Arrays, Phases, Trace
+from .evidence import INFERENCE, TRAINING, Arrays, Phases, Trace
 from .flow import trained_through
 from .losses import loss_of
 from .noise import agree
@@ -79,10 +79,9 @@ class Measure:
     @once
     def shared_inputs(self) -> dict[int, np.ndarray] | None:
         """What each call in the training phase gets as its first input."""
-        name = "model(x, training=True)"
         try:
-            call = self.routes[name].call
-            route = self.bench.trace(name, call, self.x, fetch=True)
+            call = self.routes[TRAINING].call
+            route = self.bench.trace(TRAINING, call, self.x, fetch=True)
             values, _ = self.bench.run(route, self.x)
         except Exception:
             return None
@@ -98,13 +97,13 @@ class Measure:
     @once
     def training_again(self) -> tuple[Arrays, Arrays]:
         """Two training passes over the batch, with other draws."""
-        route = self.routes["model(x, training=True)"]
+        route = self.routes[TRAINING]
         return self.bench.outputs(route, self.x), self.bench.outputs(route, self.x)
 
     @once
     def training_means(self) -> dict[int, np.ndarray]:
         """Every variable that one training pass writes, after it."""
-        route, read = self.routes["model(x, training=True)"], self.bench.snapshot.read
+        route, read = self.routes[TRAINING], self.bench.snapshot.read
         keys = self.bench.floats(route.effects.writes)
         _, means = self.bench.run(route, self.x, lambda: {k: read(k) for k in keys})
         return means
@@ -120,14 +119,13 @@ class Measure:
             return {}
         found = {}
         try:
-            for name, training in (("loss_training", True), ("loss_inference", False)):
-                call = subject.phase(training)
-
-                def value(x: Any, call: Any = call) -> Any:
-                    return loss(subject.y, call(x))
-
-                route = self.bench.trace(name, value, self.x)
-                found[name] = float(np.mean(self.bench.outputs(route, self.x)[0]))
+            for name, way in (
+                ("loss_training", TRAINING),
+                ("loss_inference", INFERENCE),
+            ):
+                route = self.routes[way]
+                outputs, _ = self.bench.run(route, self.x)
+                found[name] = float(loss(subject.y, outputs[: route.count]))
         except Exception:
             return {}
         return found
@@ -161,7 +159,7 @@ class Measure:
         if self.step is None or self.step.effects is None:
             return None
         if self.step.recording is None and self.step.kept:
-            with self.bench.tracing():
+            with self.bench.clock.counting("tracing"):
                 self.step.recording = self.step.record()
         return self.step.recording
 

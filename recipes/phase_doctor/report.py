@@ -51,7 +51,8 @@ class Diagnosis:
 
     Attributes:
         findings: Every `Finding`, errors, warnings and notes.
-        timing: Seconds: `"tracing"` is the doctor's own graphs, `"running"` the rest.
+        timing: Seconds. `"tracing"` is making graphs, the first run of each included:
+            TensorFlow optimises it then. `"running"` is running them again.
         versions: TensorFlow and Keras release examined.
         model: Name of the examined model.
     """

@@ -137,7 +137,8 @@ class TracedStep:
             self._runner = lambda: self.step(*self.args)
 
     def run(self) -> None:
-        self._runner()
+        with self.bench.clock.counting("running" if self.kept else "tracing"):
+            self._runner()
 
     def record(self) -> Recording | None:
         """Traces the step's Python under the recorder. None where that fails."""

@@ -20,7 +20,9 @@ def step_tells(seen: Evidence) -> bool:
     if any(state_moves(seen, layer) for layer in untold):
         return True
     calls = seen.measure.step_calls() if untold else None
-    return bool(calls) and any(c.training for c in calls.calls if c.layer in untold)
+    if calls is None:
+        return False
+    return any(c.training for c in calls.calls if c.layer in untold)
 
 
 def state_moves(seen: Evidence, layer: Layer) -> bool:

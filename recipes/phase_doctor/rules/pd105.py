@@ -54,7 +54,8 @@ RULE = Rule(
     "error",
     Cure(
         "compile-again",
-        "Call `compile` again after every change of `trainable`.",
+        "Call `compile` again after every change of `trainable`: between two calls of "
+        "`fit`, for no callback can.",
         "fine_tune_frozen_batchnorm",
     ),
     Cure(

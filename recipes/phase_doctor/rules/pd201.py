@@ -33,8 +33,9 @@ RULE = Rule(
     "error",
     Cure(
         "train-in-the-training-phase",
-        "Call `model(x, training=True)` in the train step; save and restore all of "
-        "`model.weights`.",
+        "Call `model(x, training=True)` in the train step. Where the weights came from "
+        "elsewhere (a checkpoint, a soft update of a target network): save, restore "
+        "and copy all of `model.weights`, not the trainable ones alone.",
         "functional_learning_phase",
     ),
     KEEP,

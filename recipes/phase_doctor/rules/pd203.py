@@ -47,7 +47,8 @@ RULE = Rule(
     "error",
     Cure(
         "re-estimate-after-the-bad-batch",
-        "Find the batch that was empty or not finite, then re-estimate the statistics.",
+        "Find the batch that was empty, not finite or beyond the range of float16, "
+        "then re-estimate the statistics.",
         "recalibrate_batchnorm",
     ),
     Cure(
@@ -79,7 +80,10 @@ def ill(seen: Evidence, statistic: Statistic) -> Iterator[Finding]:
     meant = kind == "zero" and zero_may_be_meant(seen, statistic)
     vanished = seen.phases.vanished.get(statistic.mean) if seen.phases else None
     if kind == "not finite":
-        text = f"{number} moving statistics of {path!r} are not finite."
+        text = (
+            f"{number} moving statistics of {path!r} are not finite. "
+            "Training does not show it: it takes the batch's own."
+        )
         cure = LOST if weights_broken(seen) else None
         yield RULE.finding(path, text, cure=cure, values=number)
     elif kind == "negative" and variance is not None:
