@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from phase_doctor import verdict
+from phase_doctor import reasons, verdict
 from phase_doctor.evidence import (
     BARE,
     INFERENCE,
@@ -494,3 +494,86 @@ def test_allowed_codes_are_notes_and_cause_nothing() -> None:
     assert causes == {"PD301": None, "PD201": "PD301"}
     causes = {f.code: f.caused_by for f in verdict.judge(world.seen, ("PD301",))}
     assert causes == {"PD301": None, "PD201": None}
+
+
+def test_untouched_statistics_count_where_a_graph_holds_them() -> None:
+    w = World()
+    w.statistic.now = w.statistic.first
+    assert [f.code for f in MODULES["PD201"].judge(w.seen)] == ["PD201"]
+    for trace in (w.seen.inference, w.seen.training, w.seen.step.trace):
+        trace.reads = (GAMMA,)
+    assert not list(MODULES["PD201"].judge(w.seen))
+
+
+# -- why statistics lie far from the batch's: each branch of reasons.py ------------------------------------------------
+
+
+def why(w: World, **measured: float) -> tuple[str, str, dict[str, Any]]:
+    w.phases(9.0)
+    numbers = w.seen.phases.behind[0][1]
+    numbers.update({"left": 0.0, "channels": 8, **measured})
+    return reasons.reason(w.seen, w.statistic, numbers)
+
+
+# Ten times as wide in every channel, in a layer whose channels differ among themselves.
+SCALED = {"stretch": np.log(10.0), "stretch_between_channels": 0.01, "moving_between_channels": 0.5}
+
+
+def test_data_and_statistics_disagree_and_nothing_says_which_is_wrong() -> None:
+    assert why(World())[0] == "tell-data-from-statistics"
+
+
+def test_a_batch_of_one_class() -> None:
+    w = World()
+    w.seen.one_class = True
+    assert why(w)[0] == "shuffle-the-batches"
+
+
+@pytest.mark.parametrize("change", [{}, {"stretch_between_channels": 0.4}, {"channels": 3}, {"stretch": np.log(1.4)}])
+def test_a_batch_on_another_scale_is_so_in_every_channel_alike(change: dict[str, float]) -> None:
+    cure, text, evidence = why(World(), **SCALED | change)
+    assert cure == ("tell-data-from-statistics" if change else "prepare-the-input-as-in-training")
+    assert change or (evidence["factor"] == pytest.approx(10) and "vary 10 times as widely" in text)
+
+
+def test_a_rest_of_the_initial_variance_is_the_same_in_every_channel_too() -> None:
+    """The moving variances do not follow the batch's, and the optimizer has counted as many steps."""
+    assert World().seen.steps == 10
+    assert why(World(), **SCALED, left=0.9**10)[0] == "train-longer-or-re-estimate"
+    assert why(World(), **SCALED | {"moving_between_channels": 0.0})[0] == "tell-data-from-statistics"
+
+
+@pytest.mark.parametrize(("variance", "needed"), [(1.0, 29), (0.001, 94)])
+def test_steps_are_counted_for_the_variance_that_has_to_be_reached(variance: float, needed: int) -> None:
+    cure, text, evidence = why(World(), left=0.5, variance=variance)
+    assert cure == "train-longer-or-re-estimate"
+    assert (evidence["steps_seen"], evidence["steps_needed"]) == (7, needed) and f"need {needed}" in text
+
+
+@pytest.mark.parametrize("change", ["many steps", "no momentum", "mixed"])
+def test_what_is_left_explains_nothing(change: str) -> None:
+    w, more = World(), {}
+    if change == "many steps":
+        w.seen.steps = 100  # would leave 0.00003
+    elif change == "no momentum":
+        w.statistic.momentum = None
+    else:
+        more = {"between": 0.2}
+    assert why(w, left=0.5, **more)[0] == "tell-data-from-statistics"
+
+
+@pytest.mark.parametrize("place", ["itself", "before", "behind"])
+def test_layers_as_they_were_created_among_others_that_are_not(place: str) -> None:
+    w = World()
+    fresh = Layer("net/fresh", (w.model,), norm=True, stock=True, affine=True)
+    w.seen.layers.append(fresh)
+    w.seen.statistics.append(
+        Statistic(fresh, 11, 12, 0.9, now=(np.zeros(3), np.ones(3)), first=(np.zeros(3), np.ones(3)))
+    )
+    w.seen.training.calls.insert(1 if place == "before" else 2, Call(fresh, 0, True))
+    if place == "itself":
+        found = reasons.reason(w.seen, w.seen.statistics[1], {"left": 1.0, "distance": 9.0, "noise": 0.1})
+    else:
+        found = why(w)
+    assert found[0] == ("tell-data-from-statistics" if place == "behind" else "load-or-train-this-layer")
+    assert ("'net/fresh'" in found[1]) == (place != "behind")
