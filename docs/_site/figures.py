@@ -53,6 +53,7 @@ def draw_strip(ax: Any, panel: dict[str, Any]) -> None:
     for place, cell in enumerate(panel["cells"]):
         colour = COLOURS[cell["role"]]
         look = {"boxstyle": "round,pad=0.35", "facecolor": "none", "edgecolor": colour, "linewidth": 2}
+        look["linestyle"] = (0, (2, 1)) if cell["role"] == "bad" else "-"
         ax.text(place, 0, cell["text"], ha="center", va="center", bbox=look)
     ax.set(xlim=(-0.7, len(panel["cells"]) - 0.3), ylim=(-0.5, 0.5))
     ax.axis("off")
@@ -64,8 +65,9 @@ KINDS = {"lines": draw_lines, "dots": draw_dots, "bars": draw_bars, "strip": dra
 def drawn(panel: dict[str, Any], key: str) -> str:
     """Return one panel as SVG: panels stand side by side, or one below the other on a narrow screen."""
     strip = panel["kind"] == "strip"
+    wide = 5.0 if any(len(cell["text"]) > 2 for cell in panel.get("cells", ())) else 3.6
     with plt.rc_context({**drawing.STYLE, "svg.fonttype": "none"}):
-        figure, ax = plt.subplots(figsize=(5.0, 0.8) if strip else (3.6, 2.7))
+        figure, ax = plt.subplots(figsize=(wide, 0.8 if strip else 2.7))
         KINDS[panel["kind"]](ax, panel)
         ax.set_title(panel["title"], fontsize=11)
         if not strip:

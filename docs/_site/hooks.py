@@ -94,7 +94,9 @@ def rule_pages(prefix: str) -> str:
             for cure in module.RULE.cures.values()
         ]
         head = f"{'###' if prefix == 'PD0' else '##'} {title} {{ #{code.lower()} }}"
-        sections.append("\n\n".join([head, body.strip(), "**Use instead.**", "\n".join(cures)]))
+        # The cure comes before the example, which shows the fault.
+        words, fence, example = body.strip().partition("```python")
+        sections.append("\n\n".join([head, words.strip(), "**Use instead.**", "\n".join(cures), fence + example]))
     return "\n\n".join(sections)
 
 
