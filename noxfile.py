@@ -125,6 +125,13 @@ def doctor(session: nox.Session) -> None:
 
 
 @nox.session(python="3.12")
+def wild(session: nox.Session) -> None:
+    """Try the doctor on models of published packages; writes docs/reference/doctor/wild.json."""
+    session.install("uv")
+    session.run("python", "tests/doctor/lane_wild.py", *session.posargs)
+
+
+@nox.session(python="3.12")
 def axe(session: nox.Session) -> None:
     """Build the site and let axe-core examine every page, in both schemes, wide and narrow (needs Chromium)."""
     locked(session)

@@ -16,6 +16,8 @@ import matrix
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "docs/reference/benchmarks.json"
 EXAMINED = ROOT / "docs/reference/doctor/examined.json"
+WILD = ROOT / "docs/reference/doctor/wild.json"
+FAULTS = ROOT / "docs/reference/doctor/wild-faults.json"
 
 
 def bench_table(group: str) -> str:
@@ -76,9 +78,76 @@ def doctor_examined() -> str:
     return text + ("Not as it should be:\n\n" + "\n".join(wrong) + "\n" if wrong else "")
 
 
+def wild_findings() -> list[dict[str, Any]]:
+    """Return every error and warning of docs/reference/doctor/wild.json with its judgement, or None for none."""
+    judged = json.loads(FAULTS.read_text(encoding="utf-8"))
+    findings = []
+    for package, entry in json.loads(WILD.read_text(encoding="utf-8")).items():
+        for model, examined in entry["models"].items():
+            for state, told in examined["states"].items():
+                for finding in told["findings"]:
+                    if finding["severity"] == "note":
+                        continue
+                    key = (package, model, finding["code"])
+                    ours = [
+                        f for f in judged if f["package"] == key[0] and model in f["models"] and key[2] in f["codes"]
+                    ]
+                    fault = ours[0] if ours else None
+                    findings.append({**finding, "package": package, "model": model, "state": state, "fault": fault})
+    return findings
+
+
+def doctor_wild() -> str:
+    """Return docs/reference/doctor/wild.json as a table of packages and a section a fault."""
+    wild = json.loads(WILD.read_text(encoding="utf-8"))
+    findings = wild_findings()
+    accused = {(finding["package"], finding["model"]) for finding in findings}
+    models = [(package, model) for package, entry in wild.items() for model in entry["models"]]
+    seconds = [
+        told["seconds"] for entry in wild.values() for m in entry["models"].values() for told in m["states"].values()
+    ]
+    one = next(iter(wild.values()))
+    days = sorted({entry["date"] for entry in wild.values()})
+    text = (
+        f"**{len(models)} models of {len(wild)} packages, {len(models) - len(accused)} clean.** "
+        f"Each as released, with TensorFlow {one['tensorflow']} and Keras {one['keras']}; "
+        f"measured on {' and '.join(dict.fromkeys((days[0], days[-1])))}. "
+        f"Half of the examinations took less than {sorted(seconds)[len(seconds) // 2]:.0f} s of CPU, "
+        f"the longest {max(seconds):.0f} s.\n\n"
+        "| package | models | clean | with a fault |\n|---|--:|--:|---|\n"
+    )
+    for package, entry in wild.items():
+        faulty = [model for model in entry["models"] if (package, model) in accused]
+        text += f"| {package} {entry['version']} | {len(entry['models'])} | {len(entry['models']) - len(faulty)} | "
+        text += f"{', '.join(f'`{model}`' for model in faulty)} |\n"
+    text += '\n??? note "The clean models"\n\n'
+    for package, entry in wild.items():
+        clean = [f"`{model}`" for model in entry["models"] if (package, model) not in accused]
+        text += f"    {package}: {', '.join(clean) or 'none'}.\n\n"
+    for fault in json.loads(FAULTS.read_text(encoding="utf-8")):
+        entry = wild[fault["package"]]
+        ours = [finding for finding in findings if finding["fault"] == fault]
+        line = f"{fault['file']}:{entry['lines'][fault['name']]}"
+        report = fault["report"]
+        if "#" in report:
+            project, number = report.split("#")
+            report = f"reported: [{report}](https://github.com/{project}/issues/{number})"
+        text += f"\n### {fault['package']} {entry['version']}: {', '.join(fault['models'])} {{ #{fault['name']} }}\n\n"
+        text += f"{fault['what']}\n\n`{line}`, {report}.\n\n"
+        seen: dict[tuple[str, str], list[str]] = {}
+        for finding in ours:
+            words = f"{finding['code']} at `{finding['where'] or 'the model'}`: {finding['message']}"
+            seen.setdefault((finding["model"], words), []).append(finding["state"])
+        text += (
+            "\n".join(f"- `{model}`, {' and '.join(states)}: {words}" for (model, words), states in seen.items()) + "\n"
+        )
+    return text
+
+
 def define_env(env: Any) -> None:
     env.macro(bench_table)
     env.macro(doctor_examined)
+    env.macro(doctor_wild)
     for name in ("matrix", "matrix_cell", "matrix_changes", "matrix_size", "matrix_page"):
         env.macro(getattr(matrix, name))
     casefile.define_macros(env)

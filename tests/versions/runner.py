@@ -203,10 +203,12 @@ def environment(column: str, extra: Sequence[str] = (), keep: Path | None = None
         if not done.exists():
             shutil.rmtree(place, ignore_errors=True)
             call([*uv(), "venv", "--quiet", "--python", interpreter(version), str(place), *cache])
-            if any(name.startswith("keras-nightly") for name in wanted):
-                # It lies in the folder of keras, which a released TensorFlow asks for: keras is not installed then.
+            # What lies in the folder of another package that is asked for, too: the other is not installed then.
+            stands_in = {"keras-nightly": "keras", "tensorflow-cpu": "tensorflow"}
+            replaced = [other for name, other in stands_in.items() if any(w.startswith(name) for w in wanted)]
+            if replaced:
                 overrides = Path(folder) / "overrides.txt"
-                overrides.write_text("keras; python_version < '0'\n")
+                overrides.write_text("".join(f"{name}; python_version < '0'\n" for name in replaced))
                 wanted = [*wanted, "--overrides", str(overrides)]
             call([*uv(), "pip", "install", "--quiet", "--python", str(python), *cache, *prerelease, *wanted])
             # The environment links or copies what it needs, so the downloads can go before the script runs.
