@@ -29,6 +29,7 @@ TUNE = "symptoms/fine_tuning_collapses recipes/fine_tune_frozen_batchnorm"
 SAMPLES = "symptoms/monte_carlo_samples_identical recipes/monte_carlo_dropout"
 EXPORT = "symptoms/wrong_after_export recipes/export_inference_model recipes/export_litert_and_onnx"
 PHASE = "symptoms/set_learning_phase_missing recipes/functional_learning_phase"
+DEVICES = "symptoms/several_devices_differ recipes/distributed_batchnorm"
 RESUME = "symptoms/resumed_run_differs recipes/checkpoint_and_resume"
 WHO = "reference/who-decides-the-phase"
 LAYERS = "reference/phase-dependent-layers"
@@ -182,6 +183,12 @@ PHRASES = {
     "reference/doctor/state how-to/healthy-batchnorm symptoms/nan": """
         loss: 0.2101 - val_loss: nan
         batchnorm nan validation
+    """,
+    DEVICES: """
+        worse accuracy with multiple GPUs
+        batch norm MirroredStrategy
+        Synchronized BatchNorm statistics across GPUs
+        ValueError: Attempt to convert a value (PerReplica:{ 0: <tf.Tensor: shape=(1,), dtype=int64, numpy=array([1])> }) with an unsupported type (<class 'tensorflow.python.distribute.values.PerReplica'>) to a Tensor.
     """,
     RESUME: """
         loss jumps after resuming training
