@@ -256,7 +256,6 @@ def deepctr() -> Models:
         ),
     ]
     yield "DIN", lambda: (models.DIN(sequence, ["s0"], dnn_use_bn=True, att_hidden_size=(8,), **dnn), history)
-    yield "BST", lambda: (models.BST(sequence, ["s0"], att_head_num=2, **dnn), history)
 
 
 def aeon() -> Models:
