@@ -31,9 +31,39 @@ EXPORT = "symptoms/wrong_after_export recipes/export_inference_model recipes/exp
 PHASE = "symptoms/set_learning_phase_missing recipes/functional_learning_phase"
 DEVICES = "symptoms/several_devices_differ recipes/distributed_batchnorm"
 RESUME = "symptoms/resumed_run_differs recipes/checkpoint_and_resume"
+AVERAGE = "symptoms/worse_after_averaging recipes/averaged_weights"
+GAN = "symptoms/discriminator_stops_learning recipes/gan_two_networks"
+TEACHER = "symptoms/teacher_changes symptoms/worse_after_averaging"
+NAN = "symptoms/nan_in_validation recipes/nan_statistics"
+TINY = "symptoms/worse_with_tiny_batches recipes/small_batch_and_accumulation"
 WHO = "reference/who-decides-the-phase"
 LAYERS = "reference/phase-dependent-layers"
 PHRASES = {
+    AVERAGE: """
+        SWA does not work with BatchNormalization
+        EMA weights evaluate badly
+        use_ema=True accuracy drops after training
+    """,
+    GAN: """
+        UserWarning: The model does not have any trainable weights.
+        UserWarning: Discrepancy between trainable weights and collected trainable weights, did you set `model.trainable` without calling `model.compile` after ?
+        discriminator loss constant
+        my GAN discriminator does not learn in keras 3
+    """,
+    TEACHER: """
+        teacher in eval mode during knowledge distillation
+        batch norm statistics of the teacher network change
+    """,
+    NAN: """
+        loss: 0.0950 - val_loss: nan
+        moving_mean goes to infinity then nan
+        predict returns nan but training loss is fine
+    """,
+    TINY: """
+        batch size 1 BatchNormalization does not learn
+        gradient accumulation batchnorm
+        gradient_accumulation_steps worse than large batch
+    """,
     PHASE: """
         AttributeError: module 'keras.backend' has no attribute 'set_learning_phase'
         AttributeError: module 'keras.api.backend' has no attribute 'set_learning_phase'
