@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MARKER = re.compile(r"^<!-- figure: (\w+) -->$", re.MULTILINE)
 SHOWN = {name for page in (ROOT / "docs").rglob("*.md") for name in MARKER.findall(page.read_text(encoding="utf-8"))}
 
+RECIPES = {path.stem for path in (ROOT / "docs/recipes").glob("*.md")}
+
 
 def test_every_measured_figure_is_shown_and_every_shown_one_is_measured() -> None:
     assert SHOWN == set(lane_figures.NAMES) == {path.stem for path in lane_figures.FIGURES.glob("*.json")}
@@ -44,9 +46,7 @@ def heights(panel: dict[str, Any]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in {**lines, **bars, **cells}.items()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", lane_figures.NAMES)
-def test_today_looks_like_the_figure(name: str) -> None:
+def assert_today_looks_like(name: str) -> None:
     stored = json.loads((lane_figures.FIGURES / f"{name}.json").read_text(encoding="utf-8"))
     today = lane_figures.measured(name)
     assert shape_of(today) == shape_of(stored), f"measure it again: nox -s figures -- {name}"
@@ -55,3 +55,9 @@ def test_today_looks_like_the_figure(name: str) -> None:
         for what, value in heights(now).items():
             # A tenth of the axis: other threads and kernels change the third digit, a lost effect changes the picture.
             assert abs(value - heights(then)[what]) < 0.1 * (high - low), f"{name}: {then['title']}, {what}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(lane_figures.NAMES) & RECIPES))
+def test_today_looks_like_the_figure_of_a_recipe(name: str) -> None:
+    assert_today_looks_like(name)

@@ -7,7 +7,7 @@ import recalibrate_batchnorm as recipe
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-EPOCHS, DEPTH, BATCH = 3, 14, 48
+EPOCHS, DEPTH, BATCH = 3, 10, 48
 
 
 def net() -> keras.Model:
