@@ -77,7 +77,8 @@ class Recalibrator:
                 if spec != (spec := tf.nest.map_structure(any_batch_size, x)):
                     step = self.step.get_concrete_function(spec)
                     held = {v.ref(): (v, v.read_value()) for v in step.variables} | held
-                    for v in (v for layer in layers for v in statistics(layer)):
+                    moving = (v for layer in layers for v in statistics(layer))
+                    for v in (v for v in moving if not np.isfinite(v.numpy()).all()):
                         v.assign(np.nan_to_num(v.numpy()))  # 0 * NaN would be NaN
                 step(x)
             ran = [layer for layer in layers if self.sums[layer][0].numpy().all()]
