@@ -136,6 +136,7 @@ def main():
     """After two epochs go on in one piece, and in new models from two checkpoints."""
     from sklearn.datasets import load_digits  # scans that come with the package
 
+    keras.utils.set_random_seed(2)
     x, y = load_digits(return_X_y=True)
 
     def data(epoch):

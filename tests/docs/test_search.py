@@ -99,9 +99,6 @@ PHRASES = {
         keras subclass model batchnorm not training in fit
         subclassed model does not learn
     """,
-    f"{TUNE} reference/doctor/structure": """
-        UserWarning: Discrepancy between trainable weights and collected trainable weights, did you set `model.trainable` without calling `model.compile` after ?
-    """,
     f"{LAYERS} reference/version-matrix": """
         ValueError: Unrecognized keyword arguments passed to BatchNormalization: {'virtual_batch_size': 32}
         virtual_batch_size

@@ -370,4 +370,4 @@ def test_demo_only_the_last_row_repeats_the_first(demo):
     whole, usual, all_of_it = ([float(word) for word in row if word[0].isdigit()] for row in rows)
     assert len(whole) == 8
     assert all_of_it == pytest.approx(whole, abs=0.002)  # printed with three digits
-    assert abs(usual[0] - whole[0]) > 0.01
+    assert max(abs(a - b) for a, b in zip(usual, whole, strict=True)) > 0.05  # one loss may be close by chance
