@@ -144,9 +144,8 @@ def main():
         return [(x[rows] / 16, y[rows]) for rows in order.reshape(8, 120)]
 
     def start():
-        model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64, "relu")])
-        model.add(keras.layers.Dropout(0.5))
-        model.add(keras.layers.Dense(10))
+        hidden = keras.layers.Dense(64, "relu"), keras.layers.Dropout(0.5)
+        model = keras.Sequential([keras.Input((64,)), *hidden, keras.layers.Dense(10)])
         optimizer = keras.optimizers.Adam(0.01)
         optimizer.build(model.trainable_variables)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
