@@ -19,6 +19,9 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.sybil import SybilCollection
 
 ROOT = Path(__file__).parent
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before TensorFlow starts: the workers share the cores, and more threads would wait for each other.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 INCLUDE = re.compile(r'^--8<-- "(?P<path>[^":]+)(?::(?P<section>[\w-]+))?"$', re.MULTILINE)
 
 
