@@ -1578,6 +1578,53 @@ def resizing_explicit_false_signature_uses_batch_stats():
     )
 
 
+def litert_of(converter, model, folder):
+    """The path of a SavedModel by the model's own exporter, or the model itself, as a LiteRT file; return its bytes."""
+    lite = tf.lite.TFLiteConverter
+    if converter == "from_keras_model":
+        return lite.from_keras_model(model).convert()
+    own_exporter(model, folder)
+    return lite.from_saved_model(folder).convert()
+
+
+def litert_uses_batch_statistics(converter, build, head=True):
+    model, bn = build()
+    x = data((8,) + tuple(model.input_shape[1:]))
+    with tempfile.TemporaryDirectory() as folder:
+        interpreter = tf.lite.Interpreter(model_content=litert_of(converter, model, folder))
+    place = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(place, x.shape)
+    interpreter.allocate_tensors()
+
+    def run():
+        interpreter.set_tensor(place, x)
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+    return output_uses_batch_statistics(bn, x, run, head=head)
+
+
+def resizing_in_front():
+    return in_front_of_batch_normalization(preprocessing("Resizing")(4, 4))
+
+
+for name, told, build, head in (
+    ("plain", "A LiteRT file", functional, True),
+    ("resizing", "Resizing in front of BatchNormalization: a LiteRT file", resizing_in_front, False),
+):
+    for converter, source in (
+        ("from_keras_model", "by `from_keras_model`"),
+        ("from_saved_model", "by the model's own exporter and `from_saved_model`"),
+    ):
+        register(
+            "litert_%s_%s_uses_batch_stats" % (name, converter),
+            GROUP,
+            "%s %s answers with batch statistics." % (told, source),
+            functools.partial(litert_uses_batch_statistics, converter, build, head),
+            task="litert",
+        )
+
+
 # --- distribution ------------------------------------------------------------------------------------------------------
 
 GROUP = "Two replicas under MirroredStrategy"
@@ -1648,6 +1695,146 @@ def mirrored_synchronized_mean():
 )
 def mirrored_synchronized_variance():
     return mirrored(1, synchronized=True)
+
+
+def step_under_mirrored_strategy(optimizer, build):
+    """One weight from 0 with a gradient of -1 in each of two replicas: where `apply_gradients` leaves it."""
+    strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+    with strategy.scope():
+        layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+        layer.build((None, 1))
+        optimizer = optimizer()
+        if build and hasattr(optimizer, "build"):
+            optimizer.build(layer.trainable_variables)
+
+    @tf.function
+    def step():
+        def replica_step():
+            optimizer.apply_gradients([(tf.constant([[-1.0]]), layer.trainable_variables[0])])
+
+        (strategy.run if hasattr(strategy, "run") else strategy.experimental_run_v2)(replica_step)
+
+    step()
+    return float(np.array(layer.get_weights()[0]).sum())
+
+
+@fact(
+    "mirrored_apply_gradients_adds_up",
+    GROUP,
+    "`apply_gradients` in `strategy.run` adds up the replicas' gradients.",
+    task="a step under MirroredStrategy",
+)
+def mirrored_apply_gradients_adds_up():
+    moved = step_under_mirrored_strategy(lambda: keras.optimizers.SGD(1.0), build=True)
+    if moved not in (1.0, 2.0):
+        raise ValueError("two gradients of -1 move a weight by %s" % moved)
+    return moved == 2.0
+
+
+@fact(
+    "mirrored_unbuilt_optimizer_trains",
+    GROUP,
+    "An Adam that is built in the traced step, outside of `strategy.scope()`, trains.",
+    task="an unbuilt optimizer under MirroredStrategy",
+)
+def mirrored_unbuilt_optimizer_trains():
+    return step_under_mirrored_strategy(lambda: keras.optimizers.Adam(1.0), build=False) > 0.9
+
+
+# --- the optimizer -----------------------------------------------------------------------------------------------------
+
+GROUP = "Gradient accumulation"
+
+
+@fact(
+    "accumulation_leaves_adam_its_first_step",
+    GROUP,
+    "`Adam(1.0, gradient_accumulation_steps=4)` moves a weight by 1 at its first update.",
+)
+def accumulation_leaves_adam_its_first_step():
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
+    layer.build((None, 1))
+    optimizer = keras.optimizers.Adam(1.0, gradient_accumulation_steps=4)
+    for _ in range(4):
+        optimizer.apply_gradients([(tf.constant([[-1.0]]), layer.trainable_variables[0])])
+    return bool(abs(float(layer.get_weights()[0].sum()) - 1.0) < 0.01)
+
+
+# --- a run that goes on ------------------------------------------------------------------------------------------------
+
+GROUP = "What a resumed run knows"
+
+
+@fact("checkpoint_takes_an_optimizer", GROUP, "`tf.train.Checkpoint(model=model, optimizer=optimizer)` is accepted.")
+def checkpoint_takes_an_optimizer():
+    tf.train.Checkpoint(model=functional()[0], optimizer=keras.optimizers.Adam())
+    return True
+
+
+@fact(
+    "checkpoint_keeps_the_seed_of_dropout",
+    GROUP,
+    "After `tf.train.Checkpoint(model=model).restore(path)`, Dropout draws what it drew after the save.",
+)
+def checkpoint_keeps_the_seed_of_dropout():
+    inputs = keras.layers.Input((64,))
+    model = keras.Model(inputs, keras.layers.Dropout(0.5)(inputs))
+    ones = tf.ones((4, 64))
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = tf.train.Checkpoint(model=model)
+        path = checkpoint.write(os.path.join(folder, "checkpoint"))
+        first = np.array(model(ones, training=True))
+        checkpoint.restore(path)
+        return bool((np.array(model(ones, training=True)) == first).all())
+
+
+@fact(
+    "by_name_passes_over_other_names",
+    GROUP,
+    '`load_weights("model.h5", by_name=True)` into a layer of another name loads nothing and raises nothing.',
+)
+def by_name_passes_over_other_names():
+    def model(name):
+        return keras.Sequential([start_of_sequential((4,)), keras.layers.Dense(2, name=name)])
+
+    one, other = model("one"), model("other")
+    before = other.get_weights()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.h5")
+        one.save(path)
+        other.load_weights(path, by_name=True)
+    return bool((other.get_weights()[0] == before).all())
+
+
+@fact(
+    "backup_and_restore_knows_the_epoch",
+    GROUP,
+    "`fit` with `BackupAndRestore`, ended in its second epoch of three, starts anew at the second.",
+)
+def backup_and_restore_knows_the_epoch():
+    class End(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            begun.append(epoch)
+            if ends and epoch == 1:
+                raise KeyboardInterrupt
+
+    callbacks = keras.callbacks
+    if not hasattr(callbacks, "BackupAndRestore"):
+        callbacks = callbacks.experimental
+    begun, ends = [], True
+    x = data()
+    with tempfile.TemporaryDirectory() as folder:
+        for ends in (True, False):
+            del begun[:]
+            model = sequential()[0]
+            model.compile("sgd", "mse")
+            try:
+                model.fit(
+                    x, targets(x), epochs=3, verbose=0, callbacks=[callbacks.BackupAndRestore(folder + "/backup"), End()]
+                )
+            except KeyboardInterrupt:
+                pass
+    return begun[0] == 1
 
 
 # --- names -------------------------------------------------------------------------------------------------------------

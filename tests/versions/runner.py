@@ -266,7 +266,8 @@ def run_in_column(
         try:
             done = subprocess.run(
                 [str(python), str(script), *args],
-                env=clean_environ(home),
+                # An old converter starts a program that was installed beside it.
+                env={**clean_environ(home), "PATH": os.pathsep.join([str(python.parent), os.environ["PATH"]])},
                 timeout=timeout,
                 text=True,
                 stdout=subprocess.PIPE if out else None,
