@@ -211,13 +211,19 @@ PHRASES = {
         loss: 0.2101 - val_loss: nan
         batchnorm nan validation
     """,
+    "recipes/gan_two_networks symptoms/discriminator_stops_learning": """
+        GAN train_step with two optimizers keras 3
+        gradient penalty with batch normalization
+    """,
     DEVICES: """
+        InvalidArgumentError: Graph execution error: You must feed a value for placeholder tensor 'cond/Placeholder' with dtype bool
         worse accuracy with multiple GPUs
         batch norm MirroredStrategy
         Synchronized BatchNorm statistics across GPUs
         ValueError: Attempt to convert a value (PerReplica:{ 0: <tf.Tensor: shape=(1,), dtype=int64, numpy=array([1])> }) with an unsupported type (<class 'tensorflow.python.distribute.values.PerReplica'>) to a Tensor.
     """,
     RESUME: """
+        ValueError: `Checkpoint` was expecting optimizer to be a trackable object (an object derived from `Trackable`), got <keras.src.optimizers.adam.Adam object at 0x7f2c>
         loss jumps after resuming training
         Resuming training from saved checkpoint produces different result than uninterrupted training
         UserWarning: Skipping variable loading for optimizer 'adam', because it has 2 variables whereas the saved optimizer has 14 variables.

@@ -513,5 +513,5 @@ def test_mobilenet_stays_at_log_2_without_the_phase_and_learns_with_it(demo: str
     loss, accuracy, validation = rows["model(x)"]
     assert abs(loss - np.log(2)) < 0.02 and 0.4 < accuracy < 0.6 and 0.4 < validation < 0.6
     loss, accuracy, validation = rows["model(x, training=True)"]
-    # Keras 3.0.5 and 3.15.1 gave 0.24, 0.92 and 0.93, 3.16.dev 0.45, 0.87 and 0.87.
+    # On one thread 0.14, 0.96 and 0.92, on two 0.06, 0.98 and 0.96.
     assert loss < 0.6 and accuracy > 0.75 and validation > 0.75
