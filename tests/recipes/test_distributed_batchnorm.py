@@ -11,6 +11,7 @@ import distributed_batchnorm as recipe
 import keras
 import numpy as np
 import pytest
+import releases
 import tensorflow as tf
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
@@ -247,3 +248,7 @@ def test_demo_two_processes_with_synchronized_statistics_are_one_device(demo):
     apart, together = ([float(word) for word in line.split()[-3:]] for line in demo.splitlines()[1:])
     assert max(together) <= SAME
     assert apart[0] > 0.01 and apart[1] > 0.1  # the digits are sorted, so the parts differ
+
+
+def test_the_recipe_knows_which_releases_add_gradients_up():
+    assert recipe.ADDS_UP == releases.on_this_release("mirrored_apply_gradients_adds_up")
