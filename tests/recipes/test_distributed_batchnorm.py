@@ -251,4 +251,4 @@ def test_demo_two_processes_with_synchronized_statistics_are_one_device(demo):
 
 
 def test_the_recipe_knows_which_releases_add_gradients_up():
-    assert recipe.ADDS_UP == releases.on_this_release("mirrored_apply_gradients_adds_up")
+    assert releases.on_this_release("mirrored_apply_gradients_adds_up") == recipe.ADDS_UP

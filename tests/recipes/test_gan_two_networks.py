@@ -139,6 +139,7 @@ def test_pitfall_compiled_frozen_and_compiled_again_the_discriminator_is_dead():
 
 @pytest.mark.slow
 def test_demo_with_two_lists_the_discriminator_learns_and_fakes_come_near(demo):
-    (dead, *_, off), (*learned, near) = (line.split() for line in demo.splitlines())
-    assert dead == "frozen_and_compiled" and "as it began" in demo.splitlines()[0] and "learned" in learned
-    assert float(off) > 0.3 and float(near) < 0.15  # pixels from 0 to 1
+    dead, alive = demo.splitlines()
+    assert "as it began" in dead and "learned" in alive
+    off, near = (float(line.split()[-1]) for line in (dead, alive))
+    assert off > 0.3 and near < 0.15  # pixels from 0 to 1
