@@ -33,7 +33,7 @@ class AveragedWeights(keras.callbacks.Callback):
                 f"{self.model.name!r} is not built, so it has no weights to average. "
                 "Call it on a batch before `fit`."
             )
-        self.average = [tf.Variable(w.value, trainable=False) for w in weights(self)]
+        self.average = [tf.Variable(w.value) for w in weights(self)]
         self.update = tf.function(follow)
 
     def on_train_batch_end(self, batch, logs=None):

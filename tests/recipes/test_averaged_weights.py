@@ -131,6 +131,19 @@ def test_a_loss_scaled_optimizer_takes_the_same_step():
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+def test_cure_the_teachers_phase_is_stated_where_an_outer_call_would_decide():
+    """Traced in the call of a layer that trains, a bare `teacher(x)` would train."""
+    student, teacher, train_step = step(decay=1.0)
+    before = values(teacher)
+
+    class Outer(keras.layers.Layer):
+        def call(self, x, training=None):
+            return x + train_step(X[:8], Y[:8], (X[8:], X[8:]))
+
+    Outer()(tf.zeros(1), training=True)
+    assert all(map(np.array_equal, before, values(teacher)))
+
+
 @pytest.mark.slow
 def test_demo_the_average_is_good_with_its_own_statistics(demo):
     ema, averaged = ([float(word) for word in line.split()[-4:]] for line in demo.splitlines()[1:])
