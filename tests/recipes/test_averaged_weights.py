@@ -133,7 +133,7 @@ def test_a_loss_scaled_optimizer_takes_the_same_step():
 
 def test_cure_the_teachers_phase_is_stated_where_an_outer_call_would_decide():
     """Traced in the call of a layer that trains, a bare `teacher(x)` would train."""
-    student, teacher, train_step = step(decay=1.0)
+    _, teacher, train_step = step(decay=1.0)
     before = values(teacher)
 
     class Outer(keras.layers.Layer):
