@@ -68,6 +68,8 @@ def test_called_it_maps_noise_to_images_in_the_phase_that_it_is_told():
     made = gan()
     for training in (False, True):
         np.testing.assert_allclose(made(NOISE, training=training), pair()[0](NOISE, training=training), **SAME)
+        np.testing.assert_allclose(made.call(NOISE, training=training), pair()[0](NOISE, training=training), **SAME)
+    np.testing.assert_allclose(made(NOISE), pair()[0](NOISE, training=False), **SAME)
     assert made.predict(NOISE, verbose=0).shape == (32, 64)
 
 
@@ -91,6 +93,12 @@ def test_the_gradient_penalty_is_each_images_own_and_moves_nothing():
     np.testing.assert_allclose(together, np.mean(alone), rtol=1e-4)
     assert together > 0
     assert all(map(np.array_equal, before, moving(discriminator)))
+
+    class Outer(keras.layers.Layer):
+        def call(self, images, training=None):
+            return recipe.gradient_penalty(discriminator, images)
+
+    np.testing.assert_allclose(float(Outer()(images[:8], training=True)), together, rtol=1e-4)
     made = gan(penalty=10.0)
     told = made.train_on_batch(REAL, return_dict=True)
     penalty = float(recipe.gradient_penalty(made.discriminator, images))  # with the statistics of the two calls before
