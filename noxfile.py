@@ -76,9 +76,10 @@ def locked(session: nox.Session) -> None:
 
 @nox.session(python="3.12")
 def bench(session: nox.Session) -> None:
-    """Print ratios from interleaved runs and write docs/reference/benchmarks.json."""
+    """Print ratios from interleaved runs and write docs/reference/benchmarks.json; then the cost of the doctor."""
     locked(session)
     session.run("python", "tests/benchmarks/bench.py", *session.posargs)
+    session.run("python", "tests/benchmarks/doctor_cost.py")
 
 
 @nox.session(python="3.12")

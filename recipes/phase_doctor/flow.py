@@ -25,6 +25,27 @@ def trained_through(
     hang on its input. Gradient updates are those that hang on what some layer is given:
     an average of other weights is none. A call that no graph holds is left out.
     """
+    keys, seen, learnt = currents(calls, concrete, updated)
+    found = {}
+    for number, (given, behind, hangs) in seen.items():
+        inside = {id(handle_of(v)) for v in variables_of(calls[number].layer)}
+        own = union(1 << i for i, key in enumerate(keys) if key in inside)
+        passed = own & given | (behind & learnt if hangs & learnt else 0)
+        found[number] = named(passed, keys)
+    return found
+
+
+def feeds(
+    calls: list[Record], concrete: Any, updated: Collection[int]
+) -> dict[int, frozenset[int]]:
+    """By number of a call: the variables whose gradient update hangs on its output."""
+    keys, seen, learnt = currents(calls, concrete, updated)
+    return {n: named(hangs & learnt, keys) for n, (_, _, hangs) in seen.items()}
+
+
+def currents(calls: list[Record], concrete: Any, updated: Collection[int]) -> Any:
+    """The keys of the bits; by call the updates that hang on what it is given, the
+    variables before its output, the updates that hang on that; all gradient updates."""
     keys = sorted(updated)
     graphs = {id(g): g for g in map(graph_of, calls) if hasattr(g, "captures")}
     masks = {name: flows(graph, concrete.graph, keys) for name, graph in graphs.items()}
@@ -36,13 +57,11 @@ def trained_through(
             behind = union(before.get(t.op, 0) for t in call.outputs)
             hangs = union(after.get(t.op, 0) for t in call.outputs)
             seen[number], learnt = (given, behind, hangs), learnt | given
-    found = {}
-    for number, (given, behind, hangs) in seen.items():
-        inside = {id(handle_of(v)) for v in variables_of(calls[number].layer)}
-        own = union(1 << i for i, key in enumerate(keys) if key in inside)
-        passed = own & given | (behind & learnt if hangs & learnt else 0)
-        found[number] = frozenset(k for i, k in enumerate(keys) if passed >> i & 1)
-    return found
+    return keys, seen, learnt
+
+
+def named(mask: int, keys: list[int]) -> frozenset[int]:
+    return frozenset(key for i, key in enumerate(keys) if mask >> i & 1)
 
 
 def union(masks: Any) -> int:

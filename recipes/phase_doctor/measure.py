@@ -17,7 +17,7 @@ from .batches import rows_of
 from .bench import Bench, Route, numbers_of
 from .effects import WRITES, effects_of
 from .evidence import INFERENCE, TRAINING, Arrays, Phases, Trace
-from .flow import trained_through
+from .flow import feeds, trained_through
 from .losses import loss_of
 from .noise import agree
 from .step import Recording, TracedStep
@@ -182,6 +182,14 @@ class Measure:
         if found is None:
             return {}
         return trained_through(found.recorder.calls, found.concrete, updated)
+
+    @once
+    def feeds(self, updated: frozenset[int]) -> dict[int, frozenset[int]]:
+        """By call of the step: those of the updated variables that learn from it."""
+        found = self.recording()
+        if found is None:
+            return {}
+        return feeds(found.recorder.calls, found.concrete, updated)
 
     def fresh_writes(self) -> frozenset[int] | None:
         """What the step would write if traced now; None where no older one is kept."""

@@ -34,11 +34,20 @@ def untold(seen: Evidence) -> Untold:
         if any(n not in through for n in numbers):
             found.unseen.append(layer)
             continue
-        for number in (n for n in numbers if through[n]):
+        for number in (n for n in numbers if through[n] or opens(seen, layer, n)):
             outermost = calls.calls[calls.around(number)[-1]].layer
             found.by.setdefault(outermost, []).append(layer)
     found.by = {one: list(dict.fromkeys(layers)) for one, layers in found.by.items()}
     return found
+
+
+def opens(seen: Evidence, layer: Layer, number: int) -> bool:
+    """Whether a layer before all weights, as noise on the input, feeds a network that
+    the step trains whole."""
+    network, updated = home(seen, layer), trained(seen)
+    if not network <= updated:
+        return False
+    return bool(network & seen.measure.feeds(updated).get(number, frozenset()))
 
 
 @remembered

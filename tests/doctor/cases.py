@@ -94,17 +94,22 @@ def handed_on() -> bool:
 
 
 def make_step(
-    model: Any, loss: Any = LOGITS, optimizer: Any = None, training: Any = True, compiled: bool = True
+    model: Any,
+    loss: Any = LOGITS,
+    optimizer: Any = None,
+    training: Any = True,
+    compiled: bool = True,
+    variables: Any = None,
 ) -> Any:
-    """The textbook step; `training="none"` leaves the argument out."""
+    """The textbook step, of all that is trainable or of these variables; `training="none"` leaves the argument out."""
     optimizer = optimizer or keras.optimizers.Adam(1e-3)
     phase = {} if training == "none" else {"training": training}
 
     def step(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             value = tf.reduce_mean(loss(y, model(x, **phase)))
-        gradients = tape.gradient(value, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        chosen = model.trainable_variables if variables is None else variables
+        optimizer.apply_gradients(zip(tape.gradient(value, chosen), chosen, strict=True))
         return value
 
     return tf.function(step) if compiled else step

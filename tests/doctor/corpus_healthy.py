@@ -325,6 +325,15 @@ def contrastive_model_with_a_similarity_matrix() -> Case:
 
 
 @case
+def candidates_that_compete_in_one_batch() -> Case:
+    """Batch mates are mixed on purpose, and `allow` says so."""
+    inputs = keras.Input((64,))
+    score = L.Dense(1)(L.Dense(16, "relu")(inputs))
+    share = L.Lambda(lambda t: tf.nn.softmax(t, axis=0), name="share")(score)
+    return Case(keras.Model(inputs, share), FLAT, options={"allow": "PD304"})
+
+
+@case
 def denoising_autoencoder() -> Case:
     inputs = keras.Input((64,))
     x = L.Dense(16, activation="relu")(L.GaussianNoise(0.2)(inputs))
@@ -754,7 +763,7 @@ def headed(center):
         def __init__(self):
             super().__init__()
             self.base, self.head = keras.Model(inputs, L.ReLU()(x)), L.Dense(10)
-            self.spare = L.BatchNormalization()
+            self.spare = L.BatchNormalization(**options)
 
         def call(self, x, training=None):
             return self.head(self.base(x, training=training))
@@ -767,15 +776,8 @@ def headed(center):
 def head_only_step_on_a_flat_model() -> Case:
     _, model = headed(center=False)
     settle(model, FLAT)
-    optimizer, head = keras.optimizers.SGD(1e-2), model.get_layer("head").trainable_variables
-
-    @tf.function
-    def step(x, y):
-        with tf.GradientTape() as tape:
-            value = LOGITS(y, model(x))
-        optimizer.apply_gradients(zip(tape.gradient(value, head), head, strict=True))
-
-    return Case(model, FLAT, Y, {"train_step": step})
+    head = model.get_layer("head").trainable_variables
+    return Case(model, FLAT, Y, {"train_step": make_step(model, training="none", variables=head)})
 
 
 @case
@@ -783,6 +785,16 @@ def normalisation_that_is_built_and_never_called() -> Case:
     model, _ = headed(center=True)
     model.spare.build((None, 16))
     return Case(model, FLAT, Y, {"train_step": make_step(model)})
+
+
+@case
+def trained_model_with_a_bare_normalisation_that_is_never_called() -> Case:
+    """Where there is no gamma the optimizer's steps speak for a layer, but not for one that is never called."""
+    model, _ = headed(center=False)
+    model.spare.build((None, 16))
+    model.compile("adam", LOGITS)
+    model.fit(FLAT, Y, epochs=30, verbose=0)
+    return Case(model, FLAT, Y)
 
 
 @case
@@ -1187,17 +1199,21 @@ def averaged_teacher_whose_dropout_stays_off() -> Case:
     return Case(twins, FLAT, Y, {"train_step": step})
 
 
+def head_alone(model):
+    """Features as they are: what comes before the head is no part of the step."""
+    head = model.layers[-1].trainable_variables
+    return Case(model, FLAT, Y, {"train_step": make_step(model, training="none", compiled=False, variables=head)})
+
+
 @case
 def step_of_the_head_alone_after_dropout() -> Case:
-    model = dropping_mlp("tuned")
-    optimizer, head = keras.optimizers.SGD(0.1), model.layers[-1].trainable_variables
+    return head_alone(dropping_mlp("tuned"))
 
-    def step(x, y):
-        with tf.GradientTape() as tape:
-            loss = LOGITS(y, model(x))
-        optimizer.apply_gradients(zip(tape.gradient(loss, head), head, strict=True))
 
-    return Case(model, FLAT, Y, {"train_step": step})
+@case
+def step_of_the_head_alone_behind_augmentation() -> Case:
+    layers = [L.GaussianNoise(0.2), L.Dense(16, "relu"), L.Dense(10)]
+    return head_alone(keras.Sequential([keras.Input((64,)), *layers], name="augmented"))
 
 
 @case

@@ -64,6 +64,7 @@ class World:
                 losses=lambda: {},
                 sample_losses=lambda phases: None,
                 copies=lambda key: False,
+                feeds=lambda updated: {},
             ),
         )
         self.seen.inference = self.trace(INFERENCE, False)

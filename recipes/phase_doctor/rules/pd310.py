@@ -2,7 +2,9 @@
 
 **What it does.** Reports dropout, noise, attention and recurrent dropout, spectral
 normalisation and layers of your own that heed the phase, where the step trains weights
-through them and every one of their calls runs in inference.
+through them and every one of their calls runs in inference; noise on the input too,
+where all that follows is trained.
+<!-- tests/doctor/corpus_broken.py: denoiser_whose_noise_stays_off -->
 Nobody may have written `training=False` at them or around them: a frozen backbone, a
 teacher or the discriminator in the generator's step is none.
 Where the calls of a step cannot be seen, as in a training function that Keras keeps, a
