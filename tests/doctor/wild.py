@@ -54,6 +54,8 @@ def text(**others: Any) -> dict[str, np.ndarray]:
 def keras_hub() -> Models:
     from keras_hub import models as hub
 
+    labels = numbers.integers(0, 3, 16)  # its classifiers are compiled when they are made
+
     def classifier(backbone: Any) -> Any:
         return hub.ImageClassifier(backbone, num_classes=4, preprocessor=None)
 
@@ -90,8 +92,8 @@ def keras_hub() -> Models:
             images(),
         ),
     )
-    yield "ResNetImageClassifier", lambda: (hub.ResNetImageClassifier(resnet(), 4, preprocessor=None), images())
-    yield "ResNetBackbone, v2", lambda: (classifier(resnet(use_pre_activation=True)), images())
+    yield "ResNetImageClassifier", lambda: (hub.ResNetImageClassifier(resnet(), 4, preprocessor=None), images(), labels)
+    yield "ResNetBackbone, v2", lambda: (classifier(resnet(use_pre_activation=True)), images(), labels)
     yield (
         "DenseNetImageClassifier",
         lambda: (
@@ -99,9 +101,13 @@ def keras_hub() -> Models:
                 hub.DenseNetBackbone([1, 2, 1], growth_rate=4, image_shape=(32, 32, 3)), 4, preprocessor=None
             ),
             images(),
+            labels,
         ),
     )
-    yield "VGGBackbone", lambda: (classifier(hub.VGGBackbone([1, 1, 1], [8, 8, 16], image_shape=(32, 32, 3))), images())
+    yield (
+        "VGGBackbone",
+        lambda: (classifier(hub.VGGBackbone([1, 1, 1], [8, 8, 16], image_shape=(32, 32, 3))), images(), labels),
+    )
     yield (
         "ViTImageClassifier",
         lambda: (
@@ -111,6 +117,7 @@ def keras_hub() -> Models:
                 preprocessor=None,
             ),
             images(),
+            labels,
         ),
     )
     yield "MiTBackbone", lambda: (
@@ -129,7 +136,7 @@ def keras_hub() -> Models:
                 image_shape=(32, 32, 3),
             )
         ),
-        images(),
+        images(), labels,
     )  # fmt: skip
     small = {"vocabulary_size": 50, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "intermediate_dim": 32}
     segments = {"segment_ids": np.zeros((16, 12), "int32")}
@@ -158,6 +165,7 @@ def keras_hub() -> Models:
         lambda: (
             hub.BertTextClassifier(hub.BertBackbone(**small), num_classes=3, preprocessor=None, dropout=0.2),
             text(**segments),
+            labels,
         ),
     )
 
@@ -311,12 +319,20 @@ def medicai() -> Models:
     swin = {"embed_dim": 8, "window_size": 4, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 2, 2], "drop_path_rate": 0.1}
     mit = {"project_dim": [8, 8, 16, 16], "num_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1]}
     yield "ResNetBase", lambda: (
-        ResNetBase(**resnet, use_pre_activation=False, input_shape=image, num_classes=4), images()
+        ResNetBase(**resnet, use_pre_activation=False, input_shape=image, num_classes=4, name="resnet"), images()
     )  # fmt: skip
     yield (
         "ResNetBase, squeeze and excitation",
         lambda: (
-            ResNetBase(**resnet, use_pre_activation=True, se_block=True, se_ratio=4, input_shape=image, num_classes=4),
+            ResNetBase(
+                **resnet,
+                use_pre_activation=True,
+                se_block=True,
+                se_ratio=4,
+                input_shape=image,
+                num_classes=4,
+                name="resnet",
+            ),
             images(),
         ),
     )
@@ -356,13 +372,6 @@ def medicai() -> Models:
     yield "UNet", lambda: (
         models.UNet(encoder=encoder(), encoder_depth=4, decoder_filters=(16, 8, 8, 8)), images()
     )  # fmt: skip
-    yield (
-        "AttentionUNet",
-        lambda: (
-            models.AttentionUNet(encoder=encoder(), encoder_depth=4, decoder_filters=(16, 8, 8, 8)),
-            images(),
-        ),
-    )
 
 
 def keras_cv() -> Models:
