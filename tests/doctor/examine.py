@@ -235,7 +235,7 @@ def examine_case(name: str, make: Any, folder: Path, healthy: bool) -> str:
     try:
         case = build(make, folder)
     except Exception as error:
-        # Today's release builds every case, or test_corpus.py fails.
+        # Today's release builds every case, or the corpus tests fail.
         return f"absent: this Keras cannot build it, {raised(error)}"
     try:
         complaint = judge(case, healthy)

@@ -247,6 +247,14 @@ def test_stateful_random_operations_are_judged_by_the_graph_alone():
     assert finding.evidence["executed"] is False and finding.where == "bn"
 
 
+@pytest.mark.parametrize("kind", ["SparseTensor", "RaggedTensor"])
+def test_sparse_and_ragged_input_is_refused_by_name_with_the_way_out(kind):
+    x = {"SparseTensor": tf.sparse.eye(4), "RaggedTensor": tf.ragged.constant([[1.0], [2.0, 3.0]])}[kind]
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    with pytest.raises(CannotExamine, match=f"{kind}.*dense batch"):
+        diagnose(model, x)
+
+
 def test_allow_turns_a_code_into_a_note_and_an_unknown_code_is_refused():
     noisy = keras.Sequential([keras.Input((6,)), keras.layers.Lambda(lambda t: t + tf.random.normal(tf.shape(t)))])
     x, _ = batch()
