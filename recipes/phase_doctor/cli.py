@@ -133,7 +133,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when healthy, 1 with findings, 2 when the model was not examined."""
-    options = parse(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["scan"]:
+        from .scan import command
+
+        return command.main(given[1:], __version__)
+    options = parse(given)
     with start_up_lines_hidden():
         import tensorflow  # noqa: F401
     if options.model is None:

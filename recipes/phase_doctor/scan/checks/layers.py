@@ -1,0 +1,155 @@
+"""PS4xx: what is kept, exported, and how fast statistics forget."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from .. import known
+from ..check import check
+from ..holds import constant, heeds, keyword
+from ..source import Source
+from ..things import Layer, Net
+
+Found = Iterator[tuple[ast.AST, str]]
+SAVERS = {
+    "tensorflow.train.Checkpoint",
+    "tensorflow.train.Saver",
+    "numpy.save",
+    "numpy.savez",
+    "numpy.savez_compressed",
+    "pickle.dump",
+    "pickle.dumps",
+    "joblib.dump",
+}
+
+
+@check(
+    "PS401",
+    "error",
+    "a checkpoint without moving statistics",
+    instead="Save the model, `model.weights`, or `tf.train.Checkpoint(model=model)`.",
+    broken="""
+import keras
+import numpy as np
+
+model = keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+np.savez("weights.npz", *[v.numpy() for v in model.trainable_variables])
+""",
+    cured="""
+import keras
+import numpy as np
+
+model = keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+np.savez("weights.npz", *[v.numpy() for v in model.weights])
+""",
+)
+def trainable_only(source: Source) -> Found:
+    """Moving mean and variance are not trainable: they are not in the file, and after
+    loading inference normalises with (0, 1).
+    """
+    for site in source.calls:
+        if source.func(site) not in SAVERS:
+            continue
+        text = ast.walk(site.node)
+        for node in text:
+            if isinstance(node, ast.Attribute) and node.attr in (
+                "trainable_variables",
+                "trainable_weights",
+            ):
+                model = source.values.at(node.value, site)
+                if source.holds.normalises(
+                    model
+                ) and "non_trainable" not in ast.unparse(site.node):
+                    yield (
+                        site.node,
+                        f"`{ast.unparse(node)}` holds no moving statistics: those of "
+                        f"BatchNormalization are not saved.",
+                    )
+
+
+@check(
+    "PS402",
+    "warning",
+    "the export trains: a preprocessing layer opens the training phase",
+    since=(3, 0),
+    until=(3, 16),
+    instead="Export an endpoint that says `training=False` with "
+    "`keras.export.ExportArchive`.",
+    broken="""
+import keras
+from keras import layers
+
+model = keras.Sequential([layers.Resizing(8, 8), layers.BatchNormalization()])
+model.export("served")
+""",
+    cured="""
+import keras
+from keras import layers
+
+model = keras.Sequential([layers.Rescaling(0.5), layers.BatchNormalization()])
+model.export("served")
+""",
+)
+def leaking_export(source: Source) -> Found:
+    """`export` states no phase. `Resizing`, `CenterCrop` and the `Random…` layers then
+    run with their default, `training=True`, which reaches the layers behind.
+    """
+    for site, receiver in source.methods("export"):
+        model = source.values.at(receiver, site)
+        if not isinstance(model, Net):
+            continue
+        layers = list(source.holds.layers(model))
+        first = next(
+            (i for i, layer in enumerate(layers) if known.leaks(layer.kind)),
+            len(layers),
+        )
+        behind = [layer.kind for layer in layers[first + 1 :] if heeds(layer)]
+        if behind:
+            yield (
+                site.node,
+                f"`{layers[first].kind}` opens the training phase: `{behind[0]}` "
+                f"behind it trains in what is exported.",
+            )
+
+
+@check(
+    "PS403",
+    "warning",
+    "momentum of 0.1 or below",
+    instead="Write `momentum=0.9` or more: Keras keeps this share of the old "
+    "value. PyTorch's 0.1 is 0.9 here.",
+    broken="""
+from keras import layers
+
+norm = layers.BatchNormalization(momentum=0.1)
+""",
+    cured="""
+from keras import layers
+
+norm = layers.BatchNormalization(momentum=0.9)
+""",
+)
+def momentum(source: Source) -> Found:
+    """Moving statistics then are those of the last batch or two: inference is noisy."""
+    for site in source.calls:
+        layer = source.values.at(site.node, site)
+        if (
+            isinstance(layer, Layer)
+            and layer.node is site.node
+            and layer.kind in known.NORMALISATIONS
+        ):
+            given = keyword(layer.node, "momentum")
+            if given is None and len(layer.node.args) > 1:
+                given = layer.node.args[1]
+            value = constant(given)
+            if (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and 0 <= value <= 0.1
+            ):
+                yield (
+                    site.node,
+                    f"`momentum={value}` keeps {value:.0%} of the old statistics at "
+                    f"each step: they are those of the last batch.",
+                )

@@ -1,0 +1,284 @@
+"""PS205, PS30x: steps of your own, and what they call."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+from ..check import check
+from ..holds import Signature, constant, keyword, phase_of
+from ..source import Source
+from ..things import Class, Dotted, Instance, Net
+from ..tree import Scope, Site
+from .classes import calls_of_layers, words
+
+Found = Iterator[tuple[ast.AST, str]]
+
+
+@check(
+    "PS301",
+    "error",
+    "a training step calls the model without a phase",
+    instead="Write `model(x, training=True)` under the tape.",
+    broken="""
+import keras
+import tensorflow as tf
+
+model = keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+
+def step(x, y):
+    with tf.GradientTape() as tape:
+        loss = loss_fn(y, model(x))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+""",
+    cured="""
+import keras
+import tensorflow as tf
+
+model = keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+
+def step(x, y):
+    with tf.GradientTape() as tape:
+        loss = loss_fn(y, model(x, training=True))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+""",
+)
+def bare_call(source: Source) -> Found:
+    """Outside of `fit` nobody states a phase for you, and none means inference.
+
+    Dropout drops nothing, and BatchNormalization trains against statistics that never
+    move.
+    """
+    if "set_learning_phase" in source.text.text and source.release < (3,):
+        return
+    for site in source.calls:
+        if not under_tape(source, site):
+            continue
+        value = called_model(source, site)
+        if (
+            value is None
+            or phase_of(site, value) is not None
+            or trains_by_itself(source, value)
+        ):
+            continue
+        kinds = source.holds.heeding(value)
+        func = site.node.func  # type: ignore[attr-defined]
+        if kinds and updates(site.scope, func):
+            yield (
+                site.node,
+                f"`{ast.unparse(func)}` is called without a phase in a training "
+                f"step: {words(kinds)} inside run in inference.",
+            )
+
+
+def under_tape(source: Source, site: Site) -> bool:
+    for block in site.withs:
+        for item in block.items:
+            call = item.context_expr
+            if isinstance(call, ast.Call):
+                name = getattr(source.values.at(call.func, site), "name", "")
+                if name == "tensorflow.GradientTape":
+                    return True
+    return False
+
+
+def called_model(source: Source, site: Site) -> Any:
+    """The model that is called: made in the file, or `self` in a method of one."""
+    func = site.node.func  # type: ignore[attr-defined]
+    value = source.values.at(func, site)
+    cls: Class | None = None
+    if isinstance(func, ast.Name) and func.id == source.values.self_name(site.scope):
+        cls = source.values.this(site.scope)
+        value = Instance(cls, func) if cls else None
+    elif isinstance(value, Instance):
+        cls = value.of
+    if cls is not None:
+        return (
+            value
+            if cls.is_model and cls.method("call") and not cls.method("__call__")
+            else None
+        )
+    return value if isinstance(value, Net) else None
+
+
+def trains_by_itself(source: Source, value: Any) -> bool:
+    """Can it train without being told: by a default, a literal, a leaking layer?"""
+    if source.release >= (3,) and source.holds.leaking(value):
+        return True
+    if not isinstance(value, Instance):
+        return any(
+            isinstance(part, Instance) and trains_by_itself(source, part)
+            for part in value.parts
+        )
+    call = value.of.method("call")
+    if (
+        call is None
+        or getattr(call.node, "decorator_list", None)
+        or Signature(call).default() is True
+    ):
+        return True
+    for _, part, phase in calls_of_layers(source, call):
+        if constant(phase) is True or phase is False:
+            return True
+        if (
+            isinstance(part, Instance)
+            and part.of is not value.of
+            and trains_by_itself(source, part)
+        ):
+            return True
+    return False
+
+
+def updates(scope: Scope, model: ast.expr) -> bool:
+    """Does the function hand gradients of this model's variables to an optimizer?"""
+    name, applies, mine = ast.unparse(model), False, False
+    for node in ast.walk(scope.node):
+        if isinstance(node, ast.Attribute):
+            applies |= node.attr in ("apply_gradients", "apply", "minimize")
+            if node.attr in ("trainable_variables", "trainable_weights"):
+                mine |= ast.unparse(node.value) == name
+    return applies and mine
+
+
+@check(
+    "PS302",
+    "error",
+    "the state that stateless_call returns is dropped",
+    since=(3, 0),
+    instead="Keep the second result and assign it to "
+    "`model.non_trainable_variables` after the step.",
+    broken="""
+import keras
+
+model = keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+
+def loss(trainable, state, x, y):
+    y_pred, _ = model.stateless_call(trainable, state, x, training=True)
+    return loss_fn(y, y_pred)
+""",
+    cured="""
+import keras
+
+model = keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dense(1)])
+
+def loss(trainable, state, x, y):
+    y_pred, state = model.stateless_call(trainable, state, x, training=True)
+    return loss_fn(y, y_pred), state
+""",
+)
+def dropped_state(source: Source) -> Found:
+    """`stateless_call` changes nothing: what moves is in its second result alone."""
+    for site, receiver in source.methods("stateless_call"):
+        if constant(keyword(site.node, "training")) is not True or not dropped(site):
+            continue
+        model = source.values.at(receiver, site)
+        if isinstance(model, (Net, Instance)) and not source.holds.heeding(model):
+            continue
+        yield (
+            site.node,
+            "The second result of `stateless_call(…, training=True)` is "
+            "dropped: moving statistics and seeds stay as they were.",
+        )
+
+
+def dropped(site: Site) -> bool:
+    match site.statement:
+        case ast.Assign(
+            targets=[ast.Tuple(elts=[_, ast.Name(id=name), *_])], value=value
+        ) if value is site.node:
+            reads = [
+                node
+                for node in ast.walk(site.scope.node)
+                if isinstance(node, ast.Name)
+                and node.id == name
+                and isinstance(node.ctx, ast.Load)
+            ]
+            return (
+                not any(node.lineno >= site.at[0] for node in reads)
+                and site.scope.kind == "function"
+            )
+        case ast.Assign(
+            value=ast.Subscript(value=value, slice=ast.Constant(value=0))
+        ) if value is site.node:
+            return True
+        case ast.Return(
+            value=ast.Subscript(value=value, slice=ast.Constant(value=0))
+        ) if value is site.node:
+            return True
+    return False
+
+
+TENSORS = {
+    "constant",
+    "Variable",
+    "cast",
+    "convert_to_tensor",
+    "equal",
+    "logical_not",
+    "placeholder",
+}
+
+
+@check(
+    "PS205",
+    "error",
+    "a tensor as training",
+    since=(3, 0),
+    instead="Hand in a Python bool; a `tf.function` then has one trace a phase.",
+    broken="""
+import keras
+import tensorflow as tf
+
+model = keras.Sequential([keras.layers.Dropout(0.5)])
+
+@tf.function
+def step(x):
+    return model(x, training=tf.constant(True))
+""",
+    cured="""
+import keras
+import tensorflow as tf
+
+model = keras.Sequential([keras.layers.Dropout(0.5)])
+
+@tf.function
+def step(x):
+    return model(x, training=True)
+""",
+)
+def tensor(source: Source) -> Found:
+    """Keras 3 asks `if training:`, which raises on a tensor of a graph."""
+    for scope in source.scopes:
+        if scope.kind != "function" or not in_graph(source, scope):
+            continue
+        for site, value, phase in calls_of_layers(source, scope):
+            if isinstance(phase, ast.Name):
+                bound = source.values.before(
+                    scope.names.get(phase.id, []), site.at, site.arms
+                )
+                phase = bound.value if bound else None
+            if isinstance(phase, ast.Call) and source.holds.heeding(value):
+                name = source.values.at(phase.func, site)
+                if isinstance(name, Dotted) and name.name in {
+                    f"tensorflow.{t}" for t in TENSORS
+                }:
+                    yield (
+                        site.node,
+                        f"`training=` gets a tensor, `{ast.unparse(phase)}`: "
+                        "in a graph "
+                        f"this raises.",
+                    )
+
+
+def in_graph(source: Source, scope: Scope) -> bool:
+    """Decorated with `tf.function`."""
+    for decorator in getattr(scope.node, "decorator_list", ()):
+        node = decorator.func if isinstance(decorator, ast.Call) else decorator
+        at = decorator.lineno, decorator.col_offset
+        value = source.values.of(node, scope.parent, at, ())  # type: ignore[arg-type]
+        if isinstance(value, Dotted) and value.name == "tensorflow.function":
+            return True
+    return False

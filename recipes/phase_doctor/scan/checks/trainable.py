@@ -1,0 +1,254 @@
+"""PS32x: `trainable` that is set where nobody looks at it any more."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..check import check
+from ..holds import constant
+from ..source import Source
+from ..things import Class, Net
+from ..tree import Scope, Site
+from .recorded import of_layers
+
+Found = Iterator[tuple[ast.AST, str]]
+FITS = ("fit", "fit_generator", "train_on_batch")
+
+
+@dataclass
+class Event:
+    what: str  # compile, fit, trainable, bind
+    key: str
+    site: Site
+    value: Any = None
+
+
+def events(source: Source, scope: Scope) -> list[Event]:
+    """What one function does with models, in order."""
+    found = []
+    for site in scope.calls:
+        func = site.node.func  # type: ignore[attr-defined]
+        if isinstance(func, ast.Attribute) and func.attr in ("compile", *FITS):
+            what = "compile" if func.attr == "compile" else "fit"
+            found.append(Event(what, ast.unparse(func.value), site))
+    for target, given, site in scope.assigned:
+        if target.attr == "trainable":
+            found.append(
+                Event("trainable", ast.unparse(target.value), site, (target, given))
+            )
+    for name, bindings in scope.names.items():
+        for binding in bindings:
+            found.append(
+                Event(
+                    "bind",
+                    name,
+                    Site(Place(*binding.at), scope, binding.arms, (), ast.Pass()),
+                )
+            )
+    return sorted(found, key=lambda event: event.site.at)
+
+
+class Place(ast.AST):
+    def __init__(self, line: int, column: int) -> None:
+        super().__init__()
+        self.lineno, self.col_offset = line, column
+
+
+def straight(site: Site) -> tuple:
+    """The branches around a site; a loop over layers is none."""
+    return tuple(arm for arm in site.arms if arm[1] != "for")
+
+
+@check(
+    "PS321",
+    "warning",
+    "trainable is set after the model has its step",
+    instead="Call `compile` after the last change of `trainable`.",
+    broken="""
+import keras
+
+model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(x, y)
+model.layers[0].trainable = False
+model.fit(x, y)
+""",
+    cured="""
+import keras
+
+model = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(x, y)
+model.layers[0].trainable = False
+model.compile("sgd", "mse")
+model.fit(x, y)
+""",
+)
+def after_compile(source: Source) -> Found:
+    """Keras 3 reads `trainable` when the first `fit` traces the step, Keras 2 in
+    `compile`.
+
+    What is set later changes nothing until the next `compile`.
+    """
+    fixes = "compile" if source.release < (3,) else "fit"
+    for scope in source.scopes:
+        steps = [] if scope.kind == "class" else events(source, scope)
+        for number, event in enumerate(steps):
+            if event.what != "trainable":
+                continue
+            later = next((e for e in steps[number:] if e.what == "fit"), None)
+            if later is None or not concerns(source, event, later):
+                continue
+            key = later.key
+            before = [
+                e
+                for e in steps[:number]
+                if e.key == key and e.what in ("compile", "fit", "bind")
+            ]
+            between = [
+                e
+                for e in steps[number : steps.index(later)]
+                if e.key == key and e.what in ("compile", "bind")
+            ]
+            after_last = before and before[-1].what == fixes
+            arms = {straight(e.site) for e in (event, later, *before[-1:])}
+            if (
+                after_last
+                and not between
+                and len(arms) == 1
+                and not loops(later, before[-1])
+            ):
+                yield (
+                    event.site.statement,
+                    f"`{key}` already has its step: this changes nothing in its next "
+                    f"`{method(later)}` without a `compile` in between.",
+                )
+
+
+def loops(*several: Event) -> bool:
+    return any(
+        arm[1] in ("for", "while") for event in several for arm in event.site.arms
+    )
+
+
+def method(event: Event) -> str:
+    return event.site.node.func.attr  # type: ignore[attr-defined]
+
+
+def concerns(source: Source, event: Event, fit: Event) -> bool:
+    """Is what `trainable` is set on the fitted model, or one of its parts?"""
+    target = event.value[0].value
+    model = source.values.at(fit.site.node.func.value, fit.site)  # type: ignore[attr-defined]
+    if event.key == fit.key or re.match(
+        rf"{re.escape(fit.key)}\.(layers\[|get_layer\()", event.key
+    ):
+        return True
+    if isinstance(target, ast.Name):
+        bound = source.values.before(
+            event.site.scope.names.get(target.id, []), event.site.at, event.site.arms
+        )
+        if (
+            bound is not None
+            and bound.how == "item"
+            and isinstance(bound.value, ast.expr)
+        ) and re.match(rf"{re.escape(fit.key)}\.layers\b", ast.unparse(bound.value)):
+            return True
+    if not isinstance(model, Net):
+        return False
+    part = source.values.at(target, event.site) or of_layers(source, target, event.site)
+    return part is not None and any(p is part for p in model.parts)
+
+
+@check(
+    "PS322",
+    "error",
+    "a discriminator that is frozen before its first step never learns",
+    since=(3, 0),
+    instead="Set `discriminator.trainable = True` before its own step, or "
+    "write one model with a `train_step` that names the variables of each optimizer.",
+    broken="""
+import keras
+
+discriminator = keras.Sequential([keras.layers.Dense(1)])
+discriminator.compile("sgd", "mse")
+generator = keras.Sequential([keras.layers.Dense(8)])
+z = keras.Input((4,))
+discriminator.trainable = False
+gan = keras.Model(z, discriminator(generator(z)))
+gan.compile("sgd", "mse")
+discriminator.train_on_batch(x, y)
+""",
+    cured="""
+import keras
+
+discriminator = keras.Sequential([keras.layers.Dense(1)])
+discriminator.compile("sgd", "mse")
+generator = keras.Sequential([keras.layers.Dense(8)])
+z = keras.Input((4,))
+discriminator.trainable = False
+gan = keras.Model(z, discriminator(generator(z)))
+gan.compile("sgd", "mse")
+discriminator.trainable = True
+discriminator.train_on_batch(x, y)
+""",
+)
+def frozen_discriminator(source: Source) -> Found:
+    """Keras 2 remembered in `compile` what was trainable. Keras 3 looks when the first
+    step is traced, and finds the discriminator frozen.
+    """
+    for scope in source.scopes:
+        steps = [] if scope.kind == "class" else events(source, scope)
+        for number, event in enumerate(steps):
+            if event.what != "trainable" or constant(event.value[1]) is not False:
+                continue
+            key = event.key
+            mine = [
+                e
+                for e in steps[:number]
+                if e.key == key and e.what in ("compile", "fit")
+            ]
+            other = [e for e in steps[number:] if e.key != key and e.what == "compile"]
+            again = [e for e in steps[number:] if e.key == key and e.what == "compile"]
+            if (
+                not mine
+                or mine[-1].what == "fit"
+                or not other
+                or again
+                or event.site.arms != mine[-1].site.arms
+            ):
+                continue
+            if trained_later(source, scope, event) and not thawed(source, key):
+                yield (
+                    event.site.statement,
+                    f"`{key}` is frozen before its first step: on Keras 3 its own "
+                    f"`train_on_batch` trains nothing.",
+                )
+
+
+def trained_later(source: Source, scope: Scope, event: Event) -> bool:
+    """Here behind it, or in another method of the class."""
+    key = event.key
+    cls: Class | None = source.values.this(scope) if key.startswith("self.") else None
+    for other in [scope, *(cls.scope.inner if cls else [])]:
+        for step in events(source, other):
+            if (
+                step.what == "fit"
+                and step.key == key
+                and (other is not scope or step.site.at > event.site.at)
+            ):
+                return True
+    return False
+
+
+def thawed(source: Source, key: str) -> bool:
+    """Is it, or what may be it, made trainable anywhere?"""
+    name = re.escape(key.rpartition(".")[2])
+    return bool(
+        re.search(
+            rf"{name}\b[^\n]*True|trainable\s*=\s*(?!False|\s)\w", source.text.text
+        )
+    )

@@ -1,0 +1,196 @@
+"""What a name stands for: which binding holds, what an attribute was set to.
+
+Straight-line code only. Of several bindings the last one before the use counts, if it
+is not in a branch that the use is outside of.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+from . import known
+from .things import Class, Dotted, Function, Many, Net
+from .tree import Arms, Binding, Position, Scope, Site
+
+DEEP = 60  # calls deep; what lies deeper is unknown
+
+
+class Names:
+    """What names and attributes stand for; an heir knows the other expressions."""
+
+    def __init__(self, module: Scope) -> None:
+        self.module = module
+        self.scopes = {id(scope.node): scope for scope in module.all()}
+        self.kept: dict[tuple[int, int], Any] = {}
+        self.classes: dict[int, Class] = {}
+        self.added: dict[int, list[Site]] | None = None
+        self.depth = 0
+
+    def at(self, node: ast.AST, site: Site) -> Any:
+        """The value of `node`, which stands in the statement of `site`."""
+        return self.of(node, site.scope, site.at, site.arms)
+
+    def of(self, node: Any, scope: Scope, at: Position, arms: Arms) -> Any:
+        key = (id(node), id(scope))
+        if key in self.kept:
+            return self.kept[key]
+        if self.depth > DEEP:
+            return None
+        visit = getattr(self, f"of_{node.__class__.__name__}", None)
+        if visit is None:
+            return None
+        self.kept[key] = None  # a name that is made of itself
+        self.depth += 1
+        try:
+            value = visit(node, scope, at, arms)
+        finally:
+            self.depth -= 1
+        self.kept[key] = value
+        return value
+
+    def of_Name(self, node: ast.Name, scope: Scope, at: Position, arms: Arms) -> Any:
+        here: Scope | None = scope
+        while here is not None:
+            bindings = here.names.get(node.id)
+            if bindings and (here is scope or here.kind != "class"):
+                found = bindings[0]
+                if here is scope:
+                    last = self.before(bindings, at, arms)
+                    return None if last is None else self.bound(last, here)
+                if len(bindings) == 1 and not found.arms:
+                    return self.bound(found, here)
+                if all(
+                    b.how == "name" for b in bindings
+                ):  # try: import, except: import
+                    return self.agreed([self.bound(b, here) for b in bindings])
+                return None
+            here = here.parent
+        for module in self.module.stars:
+            name = known.canonical(f"{module}.{node.id}")
+            layer = known.layer_of(name)
+            if (
+                layer in known.LAYERS
+                or name[6:] in known.MODELS
+                or name.startswith("keras.backend.")
+            ):
+                return Dotted(name)
+        return None
+
+    @staticmethod
+    def agreed(values: list[Any]) -> Any:
+        names = {value.name for value in values if isinstance(value, Dotted)}
+        return values[0] if len(names) == 1 == len({type(v) for v in values}) else None
+
+    def before(
+        self, bindings: list[Binding], at: Position, arms: Arms
+    ) -> Binding | None:
+        """The binding that holds at a place, or None if a branch decides."""
+        earlier = [b for b in bindings if b.at <= at]
+        if not earlier:
+            return None
+        last = max(earlier, key=lambda b: b.at)
+        if last.arms == arms[: len(last.arms)]:
+            return last
+        if all(b.how == "name" for b in earlier):
+            names = {known.canonical(str(b.value)) for b in earlier}
+            return last if len(names) == 1 else None
+        return None
+
+    def bound(self, binding: Binding, scope: Scope) -> Any:
+        value = binding.value
+        if binding.how == "name":
+            return Dotted(known.canonical(str(value)))
+        if binding.how == "class":
+            return self.class_of(value)
+        if binding.how == "function":
+            return Function(self.scopes[id(value)], binding)
+        if binding.how in ("value", "item") and isinstance(value, ast.AST):
+            place = (value.lineno, value.col_offset)  # type: ignore[attr-defined]
+            found = self.of(value, scope, place, binding.arms)
+            if binding.how == "item":
+                found = self.element(found)
+            if binding.index is not None:
+                if isinstance(found, Many) and binding.index < len(found.items):
+                    return found.items[binding.index]
+                return None
+            return found
+        return None
+
+    @staticmethod
+    def element(value: Any) -> Any:
+        return value.items[0] if isinstance(value, Many) and value.items else None
+
+    def class_of(self, node: Any) -> Class:
+        if id(node) not in self.classes:
+            scope = self.scopes[id(node)]
+            made = self.classes[id(node)] = Class(scope, [])
+            at = node.lineno, node.col_offset
+            made.bases = [self.of(base, scope.parent, at, ()) for base in node.bases]  # type: ignore[arg-type]
+        return self.classes[id(node)]
+
+    def this(self, scope: Scope) -> Class | None:
+        """The class whose method this is."""
+        owner = scope.owner()
+        return self.class_of(owner.node) if owner else None
+
+    def self_name(self, scope: Scope) -> str | None:
+        here: Scope | None = scope
+        while here is not None:
+            if here.parent is not None and here.parent.kind == "class":
+                arguments = getattr(here.node, "args", None)
+                return arguments.args[0].arg if arguments and arguments.args else None
+            here = here.parent
+        return None
+
+    def of_Attribute(
+        self, node: ast.Attribute, scope: Scope, at: Position, arms: Arms
+    ) -> Any:
+        if isinstance(node.value, ast.Name) and node.value.id == self.self_name(scope):
+            cls = self.this(scope)
+            return self.attribute(cls, node.attr) if cls else None
+        base = self.of(node.value, scope, at, arms)
+        if isinstance(base, Dotted):
+            return Dotted(known.canonical(f"{base.name}.{node.attr}"))
+        return None
+
+    def own(self, target: ast.Attribute, scope: Scope) -> bool:
+        """Is it an attribute of `self`?"""
+        holder = target.value
+        return isinstance(holder, ast.Name) and holder.id == self.self_name(scope)
+
+    def attribute(self, cls: Class, name: str) -> Any:
+        """What `self.name` is: assigned once in the class, outside of a branch."""
+        found = []
+        for scope in cls.scope.all():
+            for target, value, site in scope.assigned:
+                if target.attr == name and self.own(target, scope):
+                    found.append((value, site))
+        if not found:
+            for base in cls.bases:
+                if isinstance(base, Class):
+                    return self.attribute(base, name)
+            return None
+        if len(found) > 1 or found[0][1].arms:
+            return None
+        value, site = found[0]
+        made = self.at(value, site)
+        if isinstance(made, Many):  # self.blocks = []; self.blocks.append(Block())
+            made = Many([*made.items, *self.appended(cls, name)])
+        if isinstance(made, Net) and made.kind == "Sequential":
+            made.parts += self.appended(cls, name, "add")
+        return made
+
+    def appended(self, cls: Class, name: str, how: str = "append") -> Iterator[Any]:
+        for scope in cls.scope.all():
+            for site in scope.calls:
+                match site.node:
+                    case ast.Call(
+                        func=ast.Attribute(
+                            value=ast.Attribute(value=ast.Name(), attr=attr),
+                            attr=method,
+                        ),
+                        args=[value],
+                    ) if attr == name and method == how:
+                        yield self.at(value, site)

@@ -1,0 +1,138 @@
+"""A file as checks see it: its text, scopes, values, and what is often asked."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import re
+import tokenize
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from . import known
+from .check import CHECKS, Check, Finding, Release
+from .files import Text
+from .holds import Holdings
+from .things import Class, Dotted
+from .tree import Indexer, Scope, Site
+from .values import Values
+
+LEGACY: Release = (2, 15)
+IGNORE = re.compile(r"#\s*phase:\s*ignore(?:\[(?P<codes>[\w\s,]*)\])?")
+KERAS_2 = re.compile(
+    r"^\s*(?:import|from)\s+(?:tf_keras|tensorflow\.python\.keras)\b"
+    r"|TF_USE_LEGACY_KERAS[\"']\]?\s*[,=]\s*[\"']?(?:1|True)",
+    re.MULTILINE,
+)
+TF1 = re.compile(
+    r"\b(?:tf|tensorflow)\.(?:compat\.v1\.)?(?:Session|placeholder|placeholder_with_default|InteractiveSession|contrib)\b"
+)
+
+
+class Source:
+    """One parsed file on one assumed release. Raises SyntaxError."""
+
+    def __init__(self, text: Text, release: Release) -> None:
+        self.text = text
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.tree = ast.parse(text.text)
+        self.release = (
+            LEGACY if release >= (3,) and KERAS_2.search(text.text) else release
+        )
+        self.indexer = Indexer()
+        self.module = self.indexer.module(self.tree)
+        self.values = Values(self.module)
+        self.holds = Holdings(self.values)
+
+    @functools.cached_property
+    def scopes(self) -> list[Scope]:
+        return list(self.module.all())
+
+    @functools.cached_property
+    def calls(self) -> list[Site]:
+        """Every call of the file in the order of its text."""
+        return sorted(
+            (site for scope in self.scopes for site in scope.calls), key=lambda s: s.at
+        )
+
+    @functools.cached_property
+    def is_tf1(self) -> bool:
+        return TF1.search(self.text.text) is not None
+
+    @functools.cached_property
+    def classes(self) -> list[Class]:
+        return [self.values.class_of(s.node) for s in self.scopes if s.kind == "class"]
+
+    def named(self) -> Iterator[tuple[ast.AST, str]]:
+        """Every name of a library that the file reads or imports, with its node."""
+        for name, site in self.indexer.imports:
+            if not name.startswith("."):
+                yield site.node, known.canonical(name)
+        for site in self.indexer.attributes:
+            value = self.values.at(site.node, site)
+            if isinstance(value, Dotted):
+                yield site.node, value.name
+
+    def func(self, site: Site) -> str:
+        """The library's name that a call calls, or ''."""
+        value = self.values.at(site.node.func, site)  # type: ignore[attr-defined]
+        return value.name if isinstance(value, Dotted) else ""
+
+    def callee(self, site: Site) -> Any:
+        """The layer, model or class that a call calls."""
+        return self.values.at(site.node.func, site)  # type: ignore[attr-defined]
+
+    def methods(self, *names: str) -> Iterator[tuple[Site, ast.expr]]:
+        """Calls `receiver.name(…)`, with the receiver."""
+        for site in self.calls:
+            func = site.node.func  # type: ignore[attr-defined]
+            if isinstance(func, ast.Attribute) and func.attr in names:
+                yield site, func.value
+
+    def ignored(self) -> dict[int, set[str]]:
+        """Codes by line that a comment silences; an empty set silences all."""
+        found: dict[int, set[str]] = {}
+        if "phase:" not in self.text.text:
+            return found
+        tokens = tokenize.generate_tokens(io.StringIO(self.text.text).readline)
+        for token in tokens:
+            comment = token.type == tokenize.COMMENT and IGNORE.search(token.string)
+            if comment:
+                codes = comment["codes"] or ""
+                found[token.start[0]] = set(re.split(r"[\s,]+", codes.strip())) - {""}
+        return found
+
+
+def findings(source: Source, checks: list[Check] | None = None) -> Iterator[Finding]:
+    """What the checks find in a file, in the order of its lines."""
+    ignored = source.ignored()
+    found = []
+    for check in CHECKS.values() if checks is None else checks:
+        if not check.holds_on(source.release):
+            continue
+        for node, message in check.find(source):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                lines = range(node.lineno, node.lineno + 1)
+            silenced = any(
+                line in ignored and (not ignored[line] or check.code in ignored[line])
+                for line in lines
+            )
+            if not silenced:
+                place = source.text.place(node.lineno)
+                found.append(
+                    Finding(
+                        check.code,
+                        check.severity,
+                        source.text.path,
+                        node.lineno,
+                        node.col_offset + 1,
+                        message,
+                        check.instead,
+                        place,
+                    )
+                )
+    yield from sorted(set(found), key=lambda f: (f.line, f.column, f.code))
