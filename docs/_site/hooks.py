@@ -22,11 +22,16 @@ import accessible
 import figures
 import search
 from phase_doctor.rules import MODULES
+from phase_doctor.scan import checks
+from phase_doctor.scan.check import CHECKS
+
+assert checks  # it fills CHECKS
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"
 FIGURE = re.compile(r"^<!-- figure: (?P<name>\w+) -->$", re.MULTILINE)
 RULES = re.compile(r"^<!-- rules: (?P<prefix>PD\d) -->$", re.MULTILINE)
+SCAN = re.compile(r"^<!-- checks: (?P<prefix>PS\d) -->$", re.MULTILINE)
 FENCE_OF_PROMPTS = re.compile(r"^(?P<indent>[ \t]*)```python\n(?=[ \t]*>>>)", re.MULTILINE)
 NOTEBOOK_CODE = re.compile(r'<div class="highlight-ipynb[^"]*"><pre>(?:<span></span>)?(?P<code>.*?)</pre>', re.DOTALL)
 LINK_TO_SOURCE = re.compile(r'href="(?!https?:)(?P<page>[^"#]+)\.(?:md|py)(?P<anchor>#[^"]*)?"')
@@ -100,6 +105,18 @@ def rule_pages(prefix: str) -> str:
     return "\n\n".join(sections)
 
 
+def scan_page(prefix: str) -> str:
+    """Return the sections of the scan's checks whose code begins with `prefix`, made from the checks themselves."""
+    sections = []
+    for code, check in CHECKS.items():
+        if code.startswith(prefix):
+            words = f"{check.why}\n\nTrue on {check.releases}; {check.severity}.\n\n**Use instead.** {check.instead}"
+            named = f"Named:\n\n```python\n{check.broken}\n```"
+            silent = f"Silent:\n\n```python\n{check.cured}\n```"
+            sections.append(f"### {code}: {check.title} {{ #{code.lower()} }}\n\n{words}\n\n{named}\n\n{silent}")
+    return "\n\n".join(sections)
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Put a download button under a recipe page's title, draw its figure, and let Pygments know prompts as prompts."""
     path = Path(page.file.src_uri)
@@ -113,6 +130,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         button = f'[:material-download: {name}](files/{name}){{ .md-button .recipe-file download="{name}" }}'
         markdown = f"{title}\n\n{button}\n\n{rest}"
     markdown = RULES.sub(lambda marker: rule_pages(marker["prefix"]), markdown)
+    markdown = SCAN.sub(lambda marker: scan_page(marker["prefix"]), markdown)
     markdown = FIGURE.sub(lambda marker: figures.figure(marker["name"]), markdown)
     return FENCE_OF_PROMPTS.sub(r"\g<indent>```pycon\n", markdown)
 

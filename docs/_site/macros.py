@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "docs/reference/benchmarks.json"
 EXAMINED = ROOT / "docs/reference/doctor/examined.json"
 WILD = ROOT / "docs/reference/doctor/wild.json"
+SCAN = ROOT / "docs/reference/doctor/scan.json"
 FAULTS = ROOT / "docs/reference/doctor/wild-faults.json"
 
 
@@ -144,7 +145,27 @@ def doctor_wild() -> str:
     return text
 
 
+def scan_judged() -> str:
+    """Return docs/reference/doctor/scan.json as a sentence and a table of codes, and every finding judged false."""
+    data = json.loads(SCAN.read_text(encoding="utf-8"))
+    true = [entry for entry in data["judged"] if entry["verdict"] == "true"]
+    text = (
+        f"**{len(true)} of {len(data['judged'])} are true.** Scanned on {data['date']}, Keras {data['keras']} assumed: "
+        f"{data['files']} files of {data['repositories']} repositories, {data['notebooks']} of them notebooks. "
+        f"{data['unread']} could not be parsed. {sum(data['found'].values())} errors and warnings; "
+        f"{len(data['judged'])} of them, drawn at random, were read.\n\n"
+        "| code | found | read | true |\n|---|--:|--:|--:|\n"
+    )
+    for code, found in data["found"].items():
+        read = [entry["verdict"] for entry in data["judged"] if entry["code"] == code]
+        text += f"| [{code}](#{code.lower()}) | {found} | {len(read)} | {read.count('true')} |\n"
+    wrong = [e for e in data["judged"] if e["verdict"] != "true"]
+    lines = [f"- {e['code']} at `{e['repo']}`, `{e['path']}:{e['line']}`: {e['verdict']}" for e in wrong]
+    return text + ("\nJudged false:\n\n" + "\n".join(lines) + "\n" if lines else "")
+
+
 def define_env(env: Any) -> None:
+    env.macro(scan_judged)
     env.macro(bench_table)
     env.macro(doctor_examined)
     env.macro(doctor_wild)

@@ -229,6 +229,14 @@ PHRASES = {
         UserWarning: Skipping variable loading for optimizer 'adam', because it has 2 variables whereas the saved optimizer has 14 variables.
         BackupAndRestore starts epoch again
     """,
+    "how-to/scan-in-ci": """
+        upload SARIF to code scanning
+        pre-commit hook for keras code
+    """,
+    "how-to/move-to-keras-3": """
+        migrate from Keras 2 to Keras 3
+        upgrade TensorFlow 2.15 to 2.16
+    """,
     "how-to/assert-healthy-in-ci": """
         test my model in CI
         pytest parametrize all my keras models

@@ -66,24 +66,19 @@ class Check:
     def holds_on(self, release: Release) -> bool:
         return self.since <= release < self.until
 
+    @property
+    def releases(self) -> str:
+        """The releases for which it is true, in words."""
+        since, until = (".".join(map(str, r)) for r in (self.since, self.until))
+        if self.until != NEVER:
+            return f"Keras {since} and newer, before {until}"
+        return "every Keras" if self.since == FIRST else f"Keras {since} and newer"
+
     def text(self) -> str:
         """What `--explain` prints."""
-        releases = "every Keras"
-        if self.since != FIRST or self.until != NEVER:
-            since = (
-                f"from Keras {'.'.join(map(str, self.since))}"
-                if self.since != FIRST
-                else ""
-            )
-            until = (
-                f"before Keras {'.'.join(map(str, self.until))}"
-                if self.until != NEVER
-                else ""
-            )
-            releases = " ".join(part for part in (since, until) if part)
         return (
             f"{self.code} ({self.severity}): {self.title}\n\n{self.why}\n\n"
-            f"Instead: {self.instead}\n\nTrue on: {releases}.\n\n"
+            f"Instead: {self.instead}\n\nTrue on {self.releases}.\n\n"
             f"Named:\n\n{indented(self.broken)}\n\nSilent:\n\n{indented(self.cured)}\n"
         )
 

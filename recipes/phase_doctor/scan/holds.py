@@ -74,19 +74,8 @@ class Holdings:
         elif isinstance(value, Instance):
             yield from self.layers(value.of, seen)
         elif isinstance(value, Class):
-            for name in self.attributes(value):
+            for name in self.values.attributes(value):
                 yield from self.layers(self.values.attribute(value, name), seen)
-
-    def attributes(self, cls: Class) -> list[str]:
-        names: dict[str, None] = {}
-        for scope in cls.scope.all():
-            for target, _, _ in scope.assigned:
-                if self.values.own(target, scope):
-                    names[target.attr] = None
-        for base in cls.bases:
-            if isinstance(base, Class):
-                names.update(dict.fromkeys(self.attributes(base)))
-        return list(names)
 
     def heeding(self, value: Any) -> list[str]:
         """The kinds of layers inside that heed a phase, each once."""

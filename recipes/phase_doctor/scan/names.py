@@ -98,6 +98,20 @@ class Names:
             return last if len(names) == 1 else None
         return None
 
+    def given(self, node: Any, site: Site) -> Any:
+        """The expression that a name is bound to, here or once outside, else it."""
+        here: Scope | None = site.scope
+        while isinstance(node, ast.Name) and here is not None:
+            bindings = here.names.get(node.id, [])
+            if here is site.scope:
+                last = self.before(bindings, site.at, site.arms)
+            else:
+                last = bindings[0] if len(bindings) == 1 else None
+            if bindings:
+                return last.value if last and last.how == "value" else node
+            here = here.parent
+        return node
+
     def bound(self, binding: Binding, scope: Scope) -> Any:
         value = binding.value
         if binding.how == "name":
@@ -105,7 +119,7 @@ class Names:
         if binding.how == "class":
             return self.class_of(value)
         if binding.how == "function":
-            return Function(self.scopes[id(value)], binding)
+            return Function(self.scopes[id(value)])
         if binding.how in ("value", "item") and isinstance(value, ast.AST):
             place = (value.lineno, value.col_offset)  # type: ignore[attr-defined]
             found = self.of(value, scope, place, binding.arms)
@@ -160,6 +174,18 @@ class Names:
         holder = target.value
         return isinstance(holder, ast.Name) and holder.id == self.self_name(scope)
 
+    def attributes(self, cls: Class) -> list[str]:
+        """What is assigned to `self`, here and in bases of the file."""
+        names: dict[str, None] = {}
+        for scope in cls.scope.all():
+            for target, _, _ in scope.assigned:
+                if self.own(target, scope):
+                    names[target.attr] = None
+        for base in cls.bases:
+            if isinstance(base, Class):
+                names.update(dict.fromkeys(self.attributes(base)))
+        return list(names)
+
     def attribute(self, cls: Class, name: str) -> Any:
         """What `self.name` is: assigned once in the class, outside of a branch."""
         found = []
@@ -169,9 +195,10 @@ class Names:
                     found.append((value, site))
         if not found:
             for base in cls.bases:
-                if isinstance(base, Class):
+                if isinstance(base, Class) and name in self.attributes(base):
                     return self.attribute(base, name)
-            return None
+            method = cls.method(name)
+            return Function(method) if method else None
         if len(found) > 1 or found[0][1].arms:
             return None
         value, site = found[0]

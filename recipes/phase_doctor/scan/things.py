@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .tree import Binding, Scope
+from .tree import Scope
 
 
 @dataclass(eq=False)
@@ -80,7 +80,6 @@ class Instance:
 @dataclass(eq=False)
 class Function:
     scope: Scope
-    binding: Binding
 
 
 @dataclass(eq=False)

@@ -10,6 +10,8 @@ from .names import Names
 from .things import Class, Dotted, Function, Instance, Layer, Many, Net, Tensor, path
 from .tree import Arms, Binding, Position, Scope, Site
 
+OPERATIONS = ("tensorflow.", "keras.ops.", "keras.backend.", "keras.applications.")
+
 
 class Values(Names):
     """Answers what an expression stands for at a place, once each."""
@@ -61,6 +63,8 @@ class Values(Names):
         self, name: str, node: ast.Call, scope: Scope, at: Position, arms: Arms
     ) -> Any:
         layer = known.layer_of(name)
+        if layer == "Input" or name == "keras.Input":
+            return Tensor(None, node, [])
         if layer is not None:
             inner = []
             if layer in known.WRAPPERS and node.args:
@@ -87,14 +91,9 @@ class Values(Names):
             return Net(
                 "Functional", node, list(path(self.of(outputs[0], scope, at, arms)))
             )
-        if name.startswith("keras.applications."):
+        if name.startswith("keras.applications.") and name[19:20].isupper():
             return Net(name[19:], node)
-        if name == "keras.Input":
-            return Tensor(None, node, [])
-        if (
-            name.startswith(("tensorflow.", "keras.ops.", "keras.backend."))
-            or name == "keras.layers"
-        ):
+        if name.startswith(OPERATIONS) or name == "keras.layers":
             inputs = [self.of(part, scope, at, arms) for part in node.args]
             flat = [
                 i for v in inputs for i in (v.items if isinstance(v, Many) else [v])

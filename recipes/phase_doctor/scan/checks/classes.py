@@ -10,7 +10,7 @@ from .. import known
 from ..check import check
 from ..holds import Signature, constant, heeds, phase_of
 from ..source import Source
-from ..things import Class, Function, Instance, Layer, Net
+from ..things import Class, Dotted, Function, Instance, Layer, Net
 from ..tree import Scope, Site
 
 Found = Iterator[tuple[ast.AST, str]]
@@ -97,7 +97,7 @@ def no_training(source: Source) -> Found:
             continue
         own = Signature(call)
         others = cls.method("train_step") or cls.method("__call__")
-        if own.takes or others or getattr(call.node, "decorator_list", None):
+        if own.takes or others or decorated(source, call):
             continue
         kinds = [] if source.holds.leaking(cls) else untold(source, call)
         if kinds:
@@ -111,6 +111,22 @@ def no_training(source: Source) -> Found:
                 f"`{cls.name}.call` {how}: {words(kinds)} inside run in inference "
                 "in `fit`.",
             )
+
+
+def decorated(source: Source, scope: Scope) -> bool:
+    """By anything but `tf.function`, which keeps the signature."""
+    return len(getattr(scope.node, "decorator_list", ())) > in_graph(source, scope)
+
+
+def in_graph(source: Source, scope: Scope) -> bool:
+    """Decorated with `tf.function`."""
+    for decorator in getattr(scope.node, "decorator_list", ()):
+        node = decorator.func if isinstance(decorator, ast.Call) else decorator
+        at = decorator.lineno, decorator.col_offset
+        value = source.values.of(node, scope.parent, at, ())  # type: ignore[arg-type]
+        if isinstance(value, Dotted) and value.name == "tensorflow.function":
+            return True
+    return False
 
 
 def untold(source: Source, call: Scope) -> list[str]:

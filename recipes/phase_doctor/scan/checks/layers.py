@@ -51,8 +51,12 @@ def trainable_only(source: Source) -> Found:
     for site in source.calls:
         if source.func(site) not in SAVERS:
             continue
-        text = ast.walk(site.node)
-        for node in text:
+        call = site.node
+        assert isinstance(call, ast.Call)
+        plain = [a.value if isinstance(a, ast.Starred) else a for a in call.args]
+        plain += [k.value for k in call.keywords]
+        parts = [source.values.given(part, site) for part in plain]
+        for node in (node for part in parts for node in ast.walk(part)):
             if isinstance(node, ast.Attribute) and node.attr in (
                 "trainable_variables",
                 "trainable_weights",

@@ -11,7 +11,7 @@ from ..holds import Signature, constant, keyword, phase_of
 from ..source import Source
 from ..things import Class, Dotted, Instance, Net
 from ..tree import Scope, Site
-from .classes import calls_of_layers, words
+from .classes import calls_of_layers, decorated, in_call, in_graph, words
 
 Found = Iterator[tuple[ast.AST, str]]
 
@@ -114,11 +114,7 @@ def trains_by_itself(source: Source, value: Any) -> bool:
             for part in value.parts
         )
     call = value.of.method("call")
-    if (
-        call is None
-        or getattr(call.node, "decorator_list", None)
-        or Signature(call).default() is True
-    ):
+    if call is None or decorated(source, call) or Signature(call).default() is True:
         return True
     for _, part, phase in calls_of_layers(source, call):
         if constant(phase) is True or phase is False:
@@ -252,14 +248,12 @@ def step(x):
 def tensor(source: Source) -> Found:
     """Keras 3 asks `if training:`, which raises on a tensor of a graph."""
     for scope in source.scopes:
-        if scope.kind != "function" or not in_graph(source, scope):
+        if scope.kind != "function":
+            continue
+        if not in_graph(source, scope) and not in_call(source, scope):
             continue
         for site, value, phase in calls_of_layers(source, scope):
-            if isinstance(phase, ast.Name):
-                bound = source.values.before(
-                    scope.names.get(phase.id, []), site.at, site.arms
-                )
-                phase = bound.value if bound else None
+            phase = source.values.given(phase, site)
             if isinstance(phase, ast.Call) and source.holds.heeding(value):
                 name = source.values.at(phase.func, site)
                 if isinstance(name, Dotted) and name.name in {
@@ -271,14 +265,3 @@ def tensor(source: Source) -> Found:
                         "in a graph "
                         f"this raises.",
                     )
-
-
-def in_graph(source: Source, scope: Scope) -> bool:
-    """Decorated with `tf.function`."""
-    for decorator in getattr(scope.node, "decorator_list", ()):
-        node = decorator.func if isinstance(decorator, ast.Call) else decorator
-        at = decorator.lineno, decorator.col_offset
-        value = source.values.of(node, scope.parent, at, ())  # type: ignore[arg-type]
-        if isinstance(value, Dotted) and value.name == "tensorflow.function":
-            return True
-    return False
