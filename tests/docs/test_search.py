@@ -230,12 +230,14 @@ PHRASES = {
         BackupAndRestore starts epoch again
     """,
     "how-to/scan-in-ci": """
-        upload SARIF to code scanning
         pre-commit hook for keras code
     """,
     "how-to/move-to-keras-3": """
+        ModuleNotFoundError: No module named 'keras.layers.normalization'
+        ModuleNotFoundError: No module named 'keras.layers.core'
+        ModuleNotFoundError: No module named 'keras.engine'
+        AttributeError: module 'tensorflow.keras.layers' has no attribute 'experimental'
         migrate from Keras 2 to Keras 3
-        upgrade TensorFlow 2.15 to 2.16
     """,
     "how-to/assert-healthy-in-ci": """
         test my model in CI

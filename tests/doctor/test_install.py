@@ -42,3 +42,7 @@ def test_the_package_is_the_doctor_alone_and_its_command_runs_without_tensorflow
     files = run(scripts / "python", "-c", "import importlib.metadata as m; print(*m.files('phasebook'))").split()
     assert {name.split("/")[0] for name in files if ".dist-info" not in name and ".." not in name} == {"phase_doctor"}
     assert run(scripts / "phase-doctor", "--version").startswith("phase_doctor 0.")
+    source = tmp_path / "net.py"
+    source.write_text("from keras.layers import BatchNormalization\nnorm = BatchNormalization(momentum=0.1)\n")
+    done = subprocess.run([scripts / "phase-doctor", "scan", source], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "") and "net.py:2:8: PS403 warning" in done.stdout
