@@ -117,7 +117,7 @@ def get_updates_for(source: Source) -> Found:
 import keras
 
 model = keras.Sequential([keras.layers.BatchNormalization()])
-run(model.updates)
+updates = model.updates
 """,
     cured="""
 import keras

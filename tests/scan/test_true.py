@@ -1,0 +1,122 @@
+"""The scan's examples do on the installed Keras what their messages say, and their cures do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from phase_doctor.scan import checks
+from phase_doctor.scan.check import CHECKS
+from phase_doctor.scan.settings import numbers
+
+assert checks
+RELEASE = numbers(keras.__version__)
+
+
+def ran(code: str, side: str) -> dict[str, Any]:
+    """What the names of an example hold after it ran, on ones, so that zeros are what was dropped."""
+    keras.utils.set_random_seed(0)
+    given = {
+        "x": np.ones((32, 8), "float32"),
+        "y": np.ones((32, 1), "float32"),
+        "loss_fn": keras.losses.MeanSquaredError(),
+        "optimizer": keras.optimizers.SGD(),
+    }
+    exec(compile(getattr(CHECKS[code], side), f"<{code} {side}>", "exec"), given)
+    return given
+
+
+def either(code: str, seen: Callable[[dict[str, Any]], bool]) -> None:
+    """Is it seen in the broken example, and not in the cured one, on a release for which the check is true?"""
+    if not CHECKS[code].holds_on(RELEASE):
+        pytest.skip(f"not said of Keras {keras.__version__}")
+    assert seen(ran(code, "broken"))
+    assert not seen(ran(code, "cured"))
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("PS101", AttributeError),
+        ("PS102", AttributeError),
+        ("PS103", AttributeError),
+        ("PS104", ValueError),
+        ("PS105", ImportError),
+    ],
+)
+def test_what_is_gone_raises(code: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ran(code, "broken")
+    ran(code, "cured")
+
+
+def drops(outputs: Any) -> bool:
+    return bool(np.any(np.array(outputs) == 0))
+
+
+def test_a_neighbours_phase_is_taken_over() -> None:
+    either("PS202", lambda seen: not drops(seen["Net"]()(seen["x"], training=True)))
+
+
+def test_a_default_of_true_drops_in_a_bare_call() -> None:
+    either("PS203", lambda seen: drops(seen["Net"]()(seen["x"])))
+
+
+def raises(act: Callable[[], Any], error: str) -> bool:
+    try:
+        act()
+    except Exception as raised:
+        return error in type(raised).__name__
+    return False
+
+
+def test_a_layer_made_in_call_raises_in_fit() -> None:
+    def fit(seen: dict[str, Any]) -> None:
+        model = seen["Net"]()
+        model.compile("sgd", "mse")
+        model.fit(seen["x"], seen["x"], verbose=0)
+
+    either("PS204", lambda seen: raises(lambda: fit(seen), "ValueError"))
+
+
+def test_a_tensor_as_training_raises_in_a_graph() -> None:
+    either("PS205", lambda seen: raises(lambda: seen["step"](seen["x"]), "OperatorNotAllowedInGraphError"))
+
+
+def test_a_bare_call_in_a_step_moves_no_statistics() -> None:
+    def unmoved(seen: dict[str, Any]) -> bool:
+        seen["model"](seen["x"])
+        seen["step"](seen["x"], seen["y"])
+        return not np.any(np.array(seen["model"].layers[0].moving_mean))
+
+    either("PS301", unmoved)
+
+
+def test_a_recorded_dropout_drops_nothing_in_predict() -> None:
+    def same(seen: dict[str, Any]) -> bool:
+        one, two = (seen["model"].predict(np.ones((32, 8)), verbose=0) for _ in range(2))
+        return np.array_equal(one, two)
+
+    either("PS312", same)
+
+
+def test_what_is_frozen_after_the_first_fit_goes_on_training() -> None:
+    def trains(seen: dict[str, Any]) -> bool:
+        frozen = seen["model"].layers[0]
+        before = frozen.get_weights()
+        seen["model"].fit(seen["x"], seen["y"], verbose=0)
+        return not frozen.trainable and not all(map(np.array_equal, before, frozen.get_weights()))
+
+    either("PS321", trains)
+
+
+def test_a_discriminator_frozen_before_its_first_step_does_not_learn() -> None:
+    def unchanged(seen: dict[str, Any]) -> bool:
+        before = seen["discriminator"].get_weights()
+        seen["discriminator"].train_on_batch(seen["x"], 3 * seen["y"])
+        return all(map(np.array_equal, before, seen["discriminator"].get_weights()))
+
+    either("PS322", unchanged)
