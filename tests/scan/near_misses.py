@@ -124,6 +124,11 @@ SILENT: dict[str, list[str]] = {
         step("model(x, True)"),
         step("model(x, **given)"),
         step("teacher(x)"),
+        step(
+            "model(x)",
+            head=f"{K}base = keras.applications.ResNet50()\nbase.trainable = False\n"
+            "model = keras.Sequential([base, layers.Dense(1)])\n",
+        ),
         step("model(x)", "student.trainable_variables"),
         step("model(x)", head=K + "model = keras.Sequential([layers.Dense(1)])\n"),
         step("model(x)", head=K + "def train(model): ...\n"),

@@ -48,11 +48,15 @@ def heeds(layer: Layer) -> bool:
     return layer.kind in known.HEED_ALWAYS
 
 
+BASE = ast.Name("base")  # who makes the layers of an application
+
+
 class Holdings:
     """Asks a value for the layers inside; only what is surely there counts."""
 
-    def __init__(self, values: Values) -> None:
+    def __init__(self, values: Values, freezes: bool) -> None:
         self.values = values
+        self.freezes = freezes  # a frozen base runs in inference whatever it is told
 
     def layers(self, value: Any, seen: frozenset = frozenset()) -> Iterator[Layer]:
         """Every layer of Keras inside."""
@@ -65,7 +69,7 @@ class Holdings:
                 yield from self.layers(part, seen)
         elif isinstance(value, Net):
             if known.APPLICATIONS_WITH_NORM.fullmatch(value.kind):
-                yield Layer("BatchNormalization", ast.Call(ast.Name("base"), [], []))
+                yield Layer("BatchNormalization", ast.Call(BASE, [], []))
             for part in value.parts:
                 yield from self.layers(part, seen)
         elif isinstance(value, Many):
@@ -79,15 +83,19 @@ class Holdings:
 
     def heeding(self, value: Any) -> list[str]:
         """The kinds of layers inside that heed a phase, each once."""
-        return list(
-            dict.fromkeys(part.kind for part in self.layers(value) if heeds(part))
-        )
+        found: dict[str, None] = {}
+        for part in self.layers(value):
+            frozen = self.freezes and part.node.func is BASE
+            if heeds(part) and not frozen:
+                found[part.kind] = None
+        return list(found)
 
     def leaking(self, value: Any) -> list[str]:
         return [part.kind for part in self.layers(value) if known.leaks(part.kind)]
 
     def normalises(self, value: Any) -> bool:
-        return any(kind in known.NORMALISATIONS for kind in self.heeding(value))
+        norms = [p for p in self.layers(value) if p.kind in known.NORMALISATIONS]
+        return any(heeds(part) for part in norms)
 
 
 class Signature:

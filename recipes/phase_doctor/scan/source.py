@@ -26,6 +26,7 @@ KERAS_2 = re.compile(
     r"|TF_USE_LEGACY_KERAS[\"']\]?\s*[,=]\s*[\"']?(?:1|True)",
     re.MULTILINE,
 )
+FREEZES = re.compile(r"\btrainable\s*=\s*False")
 TF1 = re.compile(
     r"\b(?:tf|tensorflow)\.(?:compat\.v1\.)?(?:Session|placeholder|placeholder_with_default|InteractiveSession|contrib)\b"
 )
@@ -45,7 +46,7 @@ class Source:
         self.indexer = Indexer()
         self.module = self.indexer.module(self.tree)
         self.values = Values(self.module)
-        self.holds = Holdings(self.values)
+        self.holds = Holdings(self.values, FREEZES.search(text.text) is not None)
 
     @functools.cached_property
     def scopes(self) -> list[Scope]:
