@@ -238,16 +238,19 @@ def test_fit_under_mirrored_strategy_runs(told):
 
 
 @pytest.mark.slow
-def test_pitfall_fit_under_multi_worker_mirrored_strategy_raises_from_keras_3_5_on(tmp_path):
+def test_pitfall_fit_under_multi_worker_mirrored_strategy_raises_after_keras_3_0(tmp_path):
     said = run(WORKERS, tmp_path)
-    assert "distribute.values.PerReplica" in said if recipe.ADDS_UP else said == "ran"
+    if keras.__version__.startswith("3.0."):
+        assert said == "ran"
+    else:
+        assert ("distribute.values.PerReplica" if recipe.ADDS_UP else "Invalid reduction dimension 0") in said
 
 
 @pytest.mark.slow
 def test_demo_two_processes_with_synchronized_statistics_are_one_device(demo):
     apart, together = ([float(word) for word in line.split()[-3:]] for line in demo.splitlines()[1:])
     assert max(together) <= SAME
-    assert apart[0] > 0.01 and apart[1] > 0.1  # the digits are sorted, so the parts differ
+    assert apart[0] > 0.005 and apart[1] > 0.1  # the digits are sorted, so the parts differ
 
 
 def test_the_recipe_knows_which_releases_add_gradients_up():

@@ -58,7 +58,8 @@ def test_the_block_is_built_and_saved_whole(tmp_path):
 def test_pitfall_a_bare_call_drops_nothing_and_cure_the_phase_does(kind, which):
     model = alone(getattr(keras.layers, kind)(8, **{which: 0.5}))
     assert np.array_equal(model(X), model(X))
-    assert recipe.drops(model, X) == (True, False)
+    ignored = which == "recurrent_dropout" and keras.__version__.startswith("3.0.")  # 3.3.3 and later heed it
+    assert recipe.drops(model, X) == (not ignored, False)
 
 
 def test_pitfall_the_step_that_forgets_drops_nothing_and_no_variable_tells():
