@@ -31,6 +31,11 @@ def test_cure_each_dropout_of_the_block_gets_the_phase(which):
     """In an outer call of the other phase too: what the block does not hand on, the context would decide."""
     model = block(which)
     assert recipe.drops(model, X) == (True, False)
+    # A sublayer that is told the phase hands it to its later siblings; none in front of this one does.
+    if which != "attention":
+        model.layers[0].attention = lambda query, value, training: query
+    if which == "second":
+        model.layers[0].drops = [lambda x, training: x, model.layers[0].drops[1]]
 
     class Inner(keras.layers.Layer):
         def call(self, x, training=None):
