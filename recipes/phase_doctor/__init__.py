@@ -19,15 +19,21 @@ __all__ = [
     "CannotExamine",
     "Diagnosis",
     "Finding",
+    "PhaseDoctor",
     "assert_healthy",
     "diagnose",
+    "examine_first",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """`RULES` is read when asked for: the rest loads where no NumPy is."""
-    if name != "RULES":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .rules import RULES
+    """What loads NumPy or Keras is read when asked for."""
+    if name == "RULES":
+        from .rules import RULES
 
-    return RULES
+        return RULES
+    if name in ("PhaseDoctor", "examine_first"):
+        from . import callback
+
+        return getattr(callback, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -124,11 +124,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--allow", metavar="CODE", nargs="*", default=(), help="codes to make notes")
     add("--json", action="store_true", help="print JSON instead of a table")
     add("--seed", type=int, default=0, help="seed of the demo")
+    add("--explain", metavar="CODE", help="print what a code means, and an example")
     add("--version", action="version", version=f"phase_doctor {__version__}")
     options = parser.parse_args(argv)
     if options.model is None and (options.data or options.artifact):
         parser.error("name the MODEL to examine")
     return options
+
+
+def explain(code: str) -> int:
+    from .explain import explanations
+
+    known = explanations()
+    if code not in known:
+        print(f"There is no {code}; codes are {', '.join(known)}.", file=sys.stderr)
+        return 2
+    print(known[code])
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return command.main(given[1:], __version__)
     options = parse(given)
+    if options.explain:
+        return explain(options.explain.upper())
     with start_up_lines_hidden():
         import tensorflow  # noqa: F401
     if options.model is None:

@@ -239,6 +239,10 @@ PHRASES = {
         AttributeError: module 'tensorflow.keras.layers' has no attribute 'experimental'
         migrate from Keras 2 to Keras 3
     """,
+    "how-to/watch-fit recipes/phase_doctor": """
+        callback that checks BatchNormalization while training
+        AssertionError: before the first step: net: 2 findings
+    """,
     "how-to/assert-healthy-in-ci": """
         test my model in CI
         pytest parametrize all my keras models

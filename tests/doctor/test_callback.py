@@ -1,0 +1,197 @@
+"""`PhaseDoctor` finds in `fit` what `diagnose` finds, and training is the same, bit for bit, with and without it."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from phase_doctor import PhaseDoctor, diagnose, examine_first
+
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.normal(3, 2, (32, 6)).astype("float32")
+Y = GENERATOR.integers(0, 3, 32)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Told(keras.Model):
+    """With `training`, or without: then Keras tells it no phase."""
+
+    def __init__(self, told=True):
+        super().__init__()
+        self.body = [keras.layers.Dense(8), keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dropout(0.2)]
+        self.head = keras.layers.Dense(3)
+
+    def call(self, x, training=None):
+        x = self.body[0](x)
+        return self.head(self.body[2](self.body[1](x, training=training), training=training))
+
+
+class Untold(Told):
+    def call(self, x):
+        return self.head(self.body[2](self.body[1](self.body[0](x))))
+
+
+def sequential():
+    layers = [keras.layers.Dense(8), keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dropout(0.2)]
+    return keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(3)])
+
+
+def functional():
+    inputs = keras.Input((6,))
+    hidden = keras.layers.BatchNormalization(momentum=0.5)(keras.layers.Dense(8)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Dropout(0.2)(hidden)))
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, n):
+        return X[8 * n : 8 * n + 8], Y[8 * n : 8 * n + 8]
+
+
+def arrays():
+    return (X, Y), {"batch_size": 8}
+
+
+def dataset():
+    return (tf.data.Dataset.from_tensor_slices((X, Y)).shuffle(32).batch(8),), {}
+
+
+def pydataset():
+    return (Batches(),), {}
+
+
+def state(model):
+    values = [np.array(v.value) for v in [*model.variables, *model.optimizer.variables]]
+    return [*values, np.random.random(), random.random(), float(tf.random.uniform(()))]
+
+
+def trained(build, data, callbacks, compiled, optimizer="adam"):
+    keras.utils.set_random_seed(0)
+    model = build()
+    model.compile(optimizer() if callable(optimizer) else optimizer, LOSS, metrics=["accuracy"], **compiled)
+    given, options = data()
+    history = model.fit(*given, epochs=2, verbose=0, callbacks=callbacks, **options).history
+    return history, state(model)
+
+
+WAYS = [
+    (sequential, arrays, {}),
+    (functional, dataset, {"jit_compile": False}),
+    (functional, pydataset, {"steps_per_execution": 2}),
+    (Told, arrays, {}),  # not built before `fit`
+    (Told, dataset, {"run_eagerly": True}),
+    (sequential, pydataset, {"run_eagerly": True}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("build", "data", "compiled"), WAYS)
+def test_training_is_the_same_bit_for_bit(build, data, compiled, capsys):
+    doctor = PhaseDoctor(X, Y, every=1)
+    plain, examined = (trained(build, data, callbacks, compiled) for callbacks in ([], [doctor]))
+    assert plain[0] == examined[0]
+    assert all(np.array_equal(one, other) for one, other in zip(plain[1], examined[1], strict=True))
+    assert [when for when, _ in doctor.diagnoses] == ["before the first step", "after epoch 1", "after the last step"]
+    assert capsys.readouterr().out.count("after the last step") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.1, use_ema=True),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)),
+    ],
+    ids=["use_ema", "loss scale"],
+)
+def test_training_is_the_same_with_averages_and_a_scaled_loss(optimizer):
+    plain, examined = (trained(sequential, arrays, c, {}, optimizer) for c in ([], [PhaseDoctor(X, Y)]))
+    assert plain[0] == examined[0]
+    assert all(np.array_equal(one, other) for one, other in zip(plain[1], examined[1], strict=True))
+
+
+@pytest.fixture(scope="module")
+def sick():
+    keras.utils.set_random_seed(0)
+    model = Untold()
+    model.compile("adam", LOSS)
+    return model
+
+
+def test_what_it_finds_is_what_diagnose_finds_and_the_report_keeps_it(sick, tmp_path, capsys):
+    wanted = diagnose(sick, X, Y).codes
+    doctor = PhaseDoctor(X, Y, report=tmp_path / "phases.json")
+    sick.fit(X, Y, batch_size=8, verbose=0, callbacks=[doctor])
+    assert wanted and doctor.diagnoses[0][1].codes == wanted
+    told = json.loads((tmp_path / "phases.json").read_text())
+    assert [one["when"] for one in told] == ["before the first step", "after the last step"]
+    assert {f["code"] for f in told[0]["findings"]} >= set(wanted)
+    assert wanted[0] in capsys.readouterr().out
+
+
+def test_strict_raises_before_anything_is_trained(sick):
+    before = sick.get_weights()
+    with pytest.raises(AssertionError, match="before the first step"):
+        sick.fit(X, Y, batch_size=8, verbose=0, callbacks=[PhaseDoctor(X, Y, strict=True)])
+    assert all(map(np.array_equal, before, sick.get_weights()))
+
+
+def test_inside_a_strategys_scope_it_examines():
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        model = sequential()
+        model.compile("sgd", LOSS)
+    doctor = PhaseDoctor(X, Y)
+    model.fit(X, Y, batch_size=8, verbose=0, callbacks=[doctor])
+    assert len(doctor.diagnoses) == 2
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_step_of_ones_own_is_examined_at_its_first_call(told, capsys):
+    model, optimizer = sequential(), keras.optimizers.SGD(0.1)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            value = LOSS(y, model(x, training=True) if told else model(x))
+        weights = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(value, weights), weights, strict=True))
+        return value
+
+    first = examine_first(step, model)
+    assert float(first(X, Y)) > 0 and int(optimizer.iterations.numpy()) == 1
+    assert ("PD301" in first.diagnosis.codes) == (not told)
+    printed = capsys.readouterr().out
+    first(X, Y)
+    assert printed and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"), [("pd301", 0, "unmoved"), ("PS201", 0, "training"), ("PD9", 2, "There is no PD9")]
+)
+def test_a_code_is_explained_without_tensorflow(code, status, said):
+    script = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None; sys.path.insert(0, 'recipes')\n"
+        f"from phase_doctor import cli; sys.exit(cli.main(['--explain', {code!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == status and said in done.stdout + done.stderr
+    assert "```" not in done.stdout and "<!--" not in done.stdout
+
+
+def test_every_code_is_explained_with_an_example():
+    from phase_doctor import RULES, explain
+
+    known = explain.explanations()
+    assert set(RULES) < set(known)
+    for code in RULES:
+        assert known[code].startswith(code) and len(known[code]) > 100, code
