@@ -83,19 +83,20 @@ def examine_first(
 ) -> Callable[..., Any]:
     """Return `step`, which is examined at its first call, on the batch that it gets.
 
-    Put it in place of a `step(x, y)` of your own. The diagnosis is printed and kept as
-    the `diagnosis` of what is returned; the call then goes on. Options are those of
-    `diagnose`.
+    Put it in place of a step of your own that takes `(x, y)`, or one batch. The
+    diagnosis is printed and kept as the `diagnosis` of what is returned; the call then
+    goes on. Options are those of `diagnose`.
     """
 
     @functools.wraps(step)
-    def first(x: Any, y: Any = None) -> Any:
+    def first(*given: Any) -> Any:
         if first.diagnosis is None:  # type: ignore[attr-defined]
+            x, y = (*given, None)[:2]
             options.setdefault("progress", False)
             found = diagnose(model, x, y, train_step=step, **options)
             first.diagnosis = found  # type: ignore[attr-defined]
             print(found)
-        return step(x, y)
+        return step(*given)
 
     first.diagnosis = None  # type: ignore[attr-defined]
     return first

@@ -70,7 +70,8 @@ def pydataset():
 
 def state(model):
     values = [np.array(v.value) for v in [*model.variables, *model.optimizer.variables]]
-    return [*values, np.random.random(), random.random(), float(tf.random.uniform(()))]
+    drawn = np.random.random(), random.random(), float(tf.random.uniform(())), float(keras.random.uniform(()))
+    return [*values, *drawn]
 
 
 def trained(build, data, callbacks, compiled, optimizer="adam"):
@@ -144,14 +145,25 @@ def test_strict_raises_before_anything_is_trained(sick):
     assert all(map(np.array_equal, before, sick.get_weights()))
 
 
-def test_inside_a_strategys_scope_it_examines():
-    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+def test_a_callback_that_does_not_put_back_would_be_seen():
+    touch = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: touch.model(X, training=True))
+    plain, touched = (trained(sequential, arrays, callbacks, {}) for callbacks in ([], [touch]))
+    assert not all(np.array_equal(one, other) for one, other in zip(plain[1], touched[1], strict=True))
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [lambda: tf.distribute.OneDeviceStrategy("/cpu:0"), lambda: tf.distribute.MirroredStrategy(["CPU:0"])],
+    ids=["one device", "mirrored"],
+)
+def test_inside_a_strategys_scope_it_examines(strategy):
+    strategy = strategy()
     with strategy.scope():
         model = sequential()
         model.compile("sgd", LOSS)
     doctor = PhaseDoctor(X, Y)
     model.fit(X, Y, batch_size=8, verbose=0, callbacks=[doctor])
-    assert len(doctor.diagnoses) == 2
+    assert len(doctor.diagnoses) == 2 and doctor.diagnoses[0][1].ok
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -175,6 +187,12 @@ def test_a_step_of_ones_own_is_examined_at_its_first_call(told, capsys):
     assert printed and capsys.readouterr().out == ""
 
 
+def test_a_step_of_one_argument_is_examined_and_called_with_one():
+    model = sequential()
+    first = examine_first(tf.function(lambda x: model(x, training=True)), model)
+    assert first(X).shape == (32, 3) and first.diagnosis is not None
+
+
 @pytest.mark.parametrize(
     ("code", "status", "said"), [("pd301", 0, "unmoved"), ("PS201", 0, "training"), ("PD9", 2, "There is no PD9")]
 )
@@ -188,10 +206,12 @@ def test_a_code_is_explained_without_tensorflow(code, status, said):
     assert "```" not in done.stdout and "<!--" not in done.stdout
 
 
-def test_every_code_is_explained_with_an_example():
+def test_every_code_is_explained_with_its_cures_and_no_marks():
     from phase_doctor import RULES, explain
 
     known = explain.explanations()
     assert set(RULES) < set(known)
-    for code in RULES:
-        assert known[code].startswith(code) and len(known[code]) > 100, code
+    for code, rule in RULES.items():
+        assert known[code].startswith(code) and "](" not in known[code], code
+        assert all(cure in known[code] for cure in rule.cures), code
+        assert ">>>" in known[code] or code in ("PD001", "PD002"), code
