@@ -1,33 +1,21 @@
-"""What a code means, for a terminal: read from the sources, which loads nothing."""
+"""What a code means, for a terminal: read without loading TensorFlow."""
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
-RULES = Path(__file__).parent / "rules"
+from .rules import MODULES, RULES
+from .scan import command
 
 
 def explanations() -> dict[str, str]:
     """The text of every code: of the doctor's rules, and of the scan's checks."""
-    from .scan import command
-
     found = {}
-    for path in sorted(RULES.glob("pd[0-9]*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        page = plain(ast.get_docstring(tree) or "")
-        found[path.stem.upper()] = "\n\n".join([page, *cures(tree)])
+    for code, rule in RULES.items():
+        page = plain(MODULES[code].__doc__ or "")
+        cures = [f"Cure {c.id}: {c.text.replace('`', '')}" for c in rule.cures.values()]
+        found[code] = "\n\n".join([page, *cures])
     return found | command.explanations()
-
-
-def cures(tree: ast.Module) -> Iterator[str]:
-    """What a rule says to do, by the id that a finding carries."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Cure":
-            texts = [a.value for a in node.args if isinstance(a, ast.Constant)]
-            yield f"Cure {texts[0]}: {texts[1].replace('`', '')}"
 
 
 def plain(page: str) -> str:

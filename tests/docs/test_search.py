@@ -222,6 +222,24 @@ PHRASES = {
         Synchronized BatchNorm statistics across GPUs
         ValueError: Attempt to convert a value (PerReplica:{ 0: <tf.Tensor: shape=(1,), dtype=int64, numpy=array([1])> }) with an unsupported type (<class 'tensorflow.python.distribute.values.PerReplica'>) to a Tensor.
     """,
+    "recipes/survive_a_lost_worker": """
+        UnavailableError: Graph execution error: Collective ops is aborted by: recvmsg:Connection reset by peer
+        one worker was killed in multi worker training
+    """,
+    "recipes/stateless_training": """
+        ValueError: stateless_apply is not supported with the TensorFlow backend (as it is incompatible with tf.distribute).
+    """,
+    "recipes/augmentation_inside_the_model": """
+        "WHAT IS RANDOM FLIP DOING IN MY EXPORTED MODEL!???"
+        data augmentation layers active in predict
+    """,
+    "recipes/recurrent_and_attention_dropout": """
+        recurrent_dropout has no effect
+    """,
+    "recipes/shared_and_siamese_batchnorm": """
+        siamese network batch normalization bad validation
+        TimeDistributed(BatchNormalization())
+    """,
     RESUME: """
         ValueError: `Checkpoint` was expecting optimizer to be a trackable object (an object derived from `Trackable`), got <keras.src.optimizers.adam.Adam object at 0x7f2c>
         loss jumps after resuming training
