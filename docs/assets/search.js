@@ -59,13 +59,15 @@ function split(text) {
     .filter((word) => word && lunr.stopWordFilter(word));
 }
 
+const stem = (word) => lunr.stemmer(new lunr.Token(SAME[word] ?? word)).toString();
+
 /** The words of a text, each with the term it stands for. */
 function words(text) {
   for (const [pattern, spelling] of SPELLINGS) text = text.replace(pattern, spelling);
   return split(text).map((word) => {
     const decimals = /^\d+\.\d\d/.exec(word); // 0.6931, 0.6935 and 0.693 are one loss
     if (decimals || word === "updates") return [word, decimals ? decimals[0] : word]; // `model.updates` is a name
-    return [word, lunr.stemmer(new lunr.Token(SAME[word] ?? word)).toString()];
+    return [word, stem(word)];
   });
 }
 
@@ -134,6 +136,7 @@ function meanings([word, term], last) {
   if (!found.size && word.length > 3 && !word.includes("_")) {
     const most = word.length > 7 ? 2 : 1;
     for (const known of vocabulary) if (distance(term, known, most) <= most) found.set(known, 0.7);
+    for (const known in SAME) if (distance(word, known, most) <= most) found.set(stem(known), 0.7);
   }
   return found;
 }
@@ -179,7 +182,11 @@ addEventListener("message", ({ data: message }) => {
     typed = new Set(split(message.data));
     query = words(message.data);
     // Material's worker looks for what begins with a term: "predict" finds predictions. It splits names itself.
-    const begins = query.map(([word, term]) => (word.startsWith(term) ? term : word));
+    // A word that no page has is looked for as what it may have been meant to be.
+    const begins = query.flatMap(([word, term]) => {
+      const meant = rarity.has(term) ? [] : [...meanings([word, term]).keys()].map((known) => known.replace(/i$/, ""));
+      return [word.startsWith(term) ? term : word, ...meant];
+    });
     message.data = [...new Set([...typed, ...begins])].filter((word) => !word.includes("_")).join(" ");
   }
 });

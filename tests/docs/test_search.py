@@ -40,31 +40,40 @@ WHO = "reference/who-decides-the-phase"
 LAYERS = "reference/phase-dependent-layers"
 PHRASES = {
     AVERAGE: """
+        tfa.optimizers.SWA batch norm
         SWA does not work with BatchNormalization
         EMA weights evaluate badly
         use_ema=True accuracy drops after training
     """,
     GAN: """
+        discriminator.trainable = False gan keras 3 discriminator accuracy 0
         UserWarning: The model does not have any trainable weights.
         UserWarning: Discrepancy between trainable weights and collected trainable weights, did you set `model.trainable` without calling `model.compile` after ?
         discriminator loss constant
         my GAN discriminator does not learn in keras 3
     """,
     TEACHER: """
+        target network DQN batch normalization
         teacher in eval mode during knowledge distillation
         batch norm statistics of the teacher network change
     """,
     NAN: """
+        loss: 0.2101 - val_loss: nan
+        batchnorm nan validation
+        the moving_mean and moving_variance in batchnormalization going to very big after 20 epoch
         loss: 0.0950 - val_loss: nan
         moving_mean goes to infinity then nan
         predict returns nan but training loss is fine
     """,
     TINY: """
+        out of memory batch size 2 val loss terrible
         batch size 1 BatchNormalization does not learn
         gradient accumulation batchnorm
         gradient_accumulation_steps worse than large batch
     """,
     PHASE: """
+        AttributeError: module 'keras.api._v2.keras.backend' has no attribute 'set_learning_phase'
+        K.in_train_phase(x, alt, training=None) replacement
         AttributeError: module 'keras.backend' has no attribute 'set_learning_phase'
         AttributeError: module 'keras.api.backend' has no attribute 'set_learning_phase'
         AttributeError: module 'keras._tf_keras.keras.backend' has no attribute 'set_learning_phase'
@@ -93,6 +102,8 @@ PHRASES = {
         OperatorNotAllowedInGraphError: Using a symbolic tf.Tensor as a Python bool is not allowed. You can attempt the following resolutions to the problem: If you are running in Graph mode, use Eager execution mode or decorate this function with @tf.function.
     """,
     SUBCLASS: """
+        TypeError: __call__() got an unexpected keyword argument 'training'
+        keras nested layers training flag not propagated
         TypeError: call() got an unexpected keyword argument 'training'
         TypeError: MyModel.call() got an unexpected keyword argument 'training'
         TypeError: call() missing 1 required positional argument: 'training'
@@ -109,12 +120,14 @@ PHRASES = {
         acc: 0.1000 loss: 2.3026
     """,
     f"{FLAT} {LOOP}": """
+        loss: 4.6052 - acc: 0.0100
         loss stuck at 2.303
         accuracy 10% cifar10 loss 2.3026
         why loss is remaining constant from start keras
         MobileNetV2 weights=None loss 0.693
     """,
     FLAT: """
+        model.predict() always outputs [[1.]]
         model predicts the same value for every input
         neural network always predicts the same class
         keras prediction returns only one class
@@ -125,6 +138,13 @@ PHRASES = {
     """,
     f"{FLAT} {EXPORT}": "load_weights skip_mismatch=True predicts one class",
     LAG: """
+        valdiation acurracy not increasing
+        val_loss: 8.0590 - val_acc: 0.5000
+        Batch Normalization layer gives significant difference between train and validation loss on the exact same data
+        why does keras give different accuracy for train and val when I use the same data for both?
+        model.evaluate(x_train, y_train) != history.history['accuracy'][-1]
+        accuracy: 0.9987 - val_accuracy: 0.1135
+        validaton loss exploding with batch normalisation
         val acc 0.5 train acc 1.0
         validation accuracy stuck at 50%
         val_loss not decreasing but train loss goes down
@@ -140,10 +160,16 @@ PHRASES = {
         one class per batch batch norm, flow_from_directory shuffle=False
     """,
     UNMOVED: """
+        [Bug]: Unable to update the batch_normalization layer moving_mean/moving_variance of keras
+        moving_variance is always 1.0
         moving_mean not updating
         moving mean still 0 moving variance still 1
         batchnromalization not updating
         Moving average and moving variance in Batchnorm aren't updated
+    """,
+    f"{LOOP} recipes/stateless_training": """
+        stateless_call non_trainable_variables not updated
+        keras.io examples using model.stateless_call aren't setting training=True and aren't managing non_trainable state
     """,
     LOOP: """
         batchnorm not updating in custom training loop
@@ -151,7 +177,6 @@ PHRASES = {
         Do I have to do anything special to use BatchNormalization in my own training loops?
         model.fit works but tf.GradientTape doesn't
         custom loop accuracy much worse than fit
-        stateless_call non_trainable_variables not updated
     """,
     "reference/keras-3.16": """
         after upgrading, the head overfits
@@ -161,6 +186,10 @@ PHRASES = {
     """,
     f"{SAMPLES} {LOOP}": "dropout has no effect",
     SAMPLES: """
+        TypeError: predict() got an unexpected keyword argument 'training'
+        K.function([model.layers[0].input, K.learning_phase()], ...) dropout uncertainty
+        monte carlo droput keras
+        dropout standard deviation zero in every prediction
         dropout at inference
         dropuot inference
         Dropout at test time
@@ -180,6 +209,10 @@ PHRASES = {
         trainable=False vs training=False
     """,
     TUNE: """
+        if isinstance(layer, BatchNormalization): layer.trainable = False
+        frozen layers still change during training
+        Keras fine tuned VGG16 with good accuracy gives many wrong predictions
+        unfreeze top layers, accuracy goes to zero
         frozen BN still updates
         freeze batch normalization layers
         accuracy drops after unfreezing base model
@@ -192,6 +225,11 @@ PHRASES = {
         tflite always predicts the same class
     """,
     f"{EXPORT} reference/doctor/artifact": """
+        ValueError: Cannot set tensor: Got value of type FLOAT64 but expected type FLOAT32 for input 0
+        TFLite model returns completely wrong results.
+        tflite can't predict correctly as a keras model h5
+        loaded model accuracy much lower than before saving
+        tf.saved_model.load gives different output than model.predict
         tflite output different from keras
         Predictions from keras h5 file is different than its tflite version
         saved model gives different predictions after loading
@@ -203,14 +241,11 @@ PHRASES = {
         Issues in Keras model loading in Tensorflow Serving
     """,
     f"{WHO} {LOOP}": """
+        how to put keras model in inference mode
         what does training=True do
         keras equivalent of model.train() and model.eval()
     """,
     LAYERS: "which layers behave differently in training and inference",
-    "reference/doctor/state how-to/healthy-batchnorm symptoms/nan": """
-        loss: 0.2101 - val_loss: nan
-        batchnorm nan validation
-    """,
     "recipes/gan_two_networks symptoms/discriminator_stops_learning": """
         GAN train_step with two optimizers keras 3
         gradient penalty with batch normalization
