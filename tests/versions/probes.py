@@ -13,14 +13,18 @@ a mean near 5 and a standard deviation near 3, and Dense layers only add up. So 
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
+import queue
 import re
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -1739,6 +1743,67 @@ def mirrored_apply_gradients_adds_up():
 )
 def mirrored_unbuilt_optimizer_trains():
     return step_under_mirrored_strategy(lambda: keras.optimizers.Adam(1.0), build=False) > 0.9
+
+
+def fit_as_worker(index, cluster, answers):
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": cluster}, "task": {"type": "worker", "index": index}})
+    try:
+        strategies = tf.distribute if hasattr(tf.distribute, "MultiWorkerMirroredStrategy") else tf.distribute.experimental
+        with strategies.MultiWorkerMirroredStrategy().scope():
+            model = compiled(keras.Sequential([start_of_sequential((4,)), keras.layers.Dense(1)]), 0.01)
+        x = data((32, 4))
+        model.fit(tf.data.Dataset.from_tensor_slices((x, targets(x))).batch(8), steps_per_epoch=2, verbose=0)
+        answers.put(("", ""))
+    except Exception as error:
+        traceback.print_exc()
+        answers.put((type(error).__name__, str(error)))
+
+
+@fact("fit_under_two_workers_runs", GROUP, "`fit` runs under MultiWorkerMirroredStrategy with two workers.", task="fit")
+def fit_under_two_workers_runs(limit=150):
+    """Two forked processes over loopback. The first exception of either is the answer; the other is not waited for."""
+    with contextlib.closing(socket.socket()) as one, contextlib.closing(socket.socket()) as other:
+        for each in (one, other):
+            each.bind(("127.0.0.1", 0))
+        cluster = ["127.0.0.1:%d" % each.getsockname()[1] for each in (one, other)]
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    workers = [fork.Process(target=fit_as_worker, args=(index, cluster, answers)) for index in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in workers:
+            kind, text = answers.get(timeout=limit)
+            if kind:
+                raise type(kind, (Exception,), {})(text)
+    except queue.Empty:
+        raise RuntimeError("two workers did not end within %s s" % limit)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+    return True
+
+
+# --- recurrent layers --------------------------------------------------------------------------------------------------
+
+GROUP = "Recurrent layers"
+
+
+def recurrent_layer_drops(layer, argument):
+    """Two calls in the training phase give two outputs. Without a drop they are equal: nothing else is random."""
+    rnn = getattr(keras.layers, layer)(16, **{argument: 0.5})
+    x = tf.constant(data((8, 5, 4)) / 5)
+    return bool(np.any(np.array(rnn(x, training=True)) != np.array(rnn(x, training=True))))
+
+
+for layer, argument in itertools.product(("SimpleRNN", "GRU", "LSTM"), ("dropout", "recurrent_dropout")):
+    register(
+        "%s_%s_drops" % (layer.lower(), argument),
+        GROUP,
+        "`%s(16, %s=0.5)` drops when it is called with `training=True`." % (layer, argument),
+        functools.partial(recurrent_layer_drops, layer, argument),
+    )
 
 
 # --- the optimizer -----------------------------------------------------------------------------------------------------
