@@ -33,8 +33,8 @@ def log(
             "ruleId": finding.code,
             "ruleIndex": codes.index(finding.code),
             "level": finding.severity,
-            "message": {"text": f"{finding.message} Instead: {finding.instead}"},
-            "locations": [location(finding.path, finding.line, finding.column)],
+            "message": {"text": told(finding)},
+            "locations": [located(finding)],
         }
         for finding in findings
     ]
@@ -52,6 +52,19 @@ def log(
         "results": results,
     }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def told(finding: Finding) -> str:
+    text = f"{finding.message} Instead: {finding.instead}"
+    cell, _, line = finding.place.rpartition(":")
+    return f"Cell {cell}, line {line}: {text}" if cell else text
+
+
+def located(finding: Finding) -> dict[str, Any]:
+    """A line of a notebook's cell is no line of its file: there the file is named."""
+    if ":" in finding.place:
+        return location(finding.path)
+    return location(finding.path, finding.line, finding.column)
 
 
 def location(path: str, line: int = 0, column: int = 1) -> dict[str, Any]:
