@@ -31,6 +31,10 @@ def step(call: str, variables: str = "model.trainable_variables", head: str = NE
     return head + STEP.format(call=call, variables=variables)
 
 
+TRAIN = STEP.format(call="model(x)", variables="model.trainable_variables").lstrip().replace("step(", "train(model, ")
+BY_NAME = model(
+    "def call(self, x, is_training=False):\n    return self.drop(x, training=is_training)", after="model = Net()"
+)
 GAN = (
     K
     + """
@@ -39,6 +43,29 @@ d.compile("sgd", "mse")
 z = keras.Input((4,))
 d.trainable = False
 gan = keras.Model(z, d(z))
+"""
+)
+FREE = (
+    K
+    + """
+def made():
+    model = keras.Sequential([layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+def combined(d):
+    {}
+    z = keras.Input((4,))
+    gan = keras.Model(z, d(z))
+    gan.compile("sgd", "mse")
+    return gan
+
+def train(d):
+    {}
+
+d = made()
+gan = combined(d)
+train(d)
 """
 )
 BASE = (
@@ -93,6 +120,9 @@ SILENT: dict[str, list[str]] = {
             f"{DROP}\nself.size = layers.Resizing(8, 8)",
             after=FIT,
         ),
+        step("model(x)", head=model("def call(self, x):\n    return self.head(x)", HEAD, after="model = Net()")),
+        step("model(x, is_training=True)", head=BY_NAME),
+        step("model(x)", "student.trainable_variables", model("def call(self, x):\n    return self.drop(x)")),
     ],
     "PS202": [
         model(TOLD + "x = self.drop(x, training=training)\n    return self.drop(x)"),
@@ -123,7 +153,12 @@ SILENT: dict[str, list[str]] = {
     "PS301": [
         step("model(x, True)"),
         step("model(x, **given)"),
+        step("model(x, is_training=True)", head=BY_NAME),
+        step("model(x, True)", head=BY_NAME),
         step("teacher(x)"),
+        NET + TRAIN + "train(model, x, y)\ntrain(other, x, y)",
+        NET + "@retried\n" + TRAIN + "train(model, x, y)",
+        NET + TRAIN + "train(*given)\ntrain(model, x, y)",
         step(
             "model(x)",
             head=f"{K}base = keras.applications.ResNet50()\nbase.trainable = False\n"
@@ -144,6 +179,8 @@ SILENT: dict[str, list[str]] = {
         f"{NET}def f(t, n, x):\n    y, n = model.stateless_call(t, n, x, training=True)\n    return y, n",
         f"{NET}def f(t, n, x):\n    y, _ = model.stateless_call(t, n, x, training=False)\n    return y",
         f"{NET}def f(t, n, x):\n    return model.stateless_call(t, n, x, training=True)",
+        f"{NET}def f(t, n, x):\n    return model.stateless_call(t, n, x, training=True)[1]",
+        f"{NET}for x in data:\n    keep(state)\n    y, state = model.stateless_call(t, n, x, training=True)",
         f"{K}model = keras.Sequential([layers.Dense(1)])\ndef f(t, n, x):\n"
         "    y, _ = model.stateless_call(t, n, x, training=True)\n    return y",
     ],
@@ -182,6 +219,13 @@ SILENT: dict[str, list[str]] = {
         GAN + "gan.compile('sgd', 'mse')\ngan.train_on_batch(x, y)",
         GAN.replace("d.trainable", "d.train_on_batch(x, y)\nd.trainable")
         + "gan.compile('sgd', 'mse')\nd.train_on_batch(x, y)",
+        FREE.format("g.trainable = False", "d.train_on_batch(x, y)"),
+        FREE.format("d.trainable = False", "d.trainable = True\n    d.train_on_batch(x, y)"),
+        FREE.format("d.trainable = False", "d.compile('sgd', 'mse')\n    d.train_on_batch(x, y)"),
+        FREE.format("d.trainable = False", "d.train_on_batch(x, y)") + "train(d)",
+        FREE.replace("gan = combined(d)\ntrain(d)", "train(d)\ngan = combined(d)").format(
+            "d.trainable = False", "d.train_on_batch(x, y)"
+        ),
     ],
     "PS401": [
         f"{NET}{NP}np.savez('w.npz', *model.weights)",
@@ -224,4 +268,33 @@ SILENT: dict[str, list[str]] = {
     "PS911": [f"{K}requests.Session()", f"{K}placeholder = 1", f"{K}from mine import placeholder\nplaceholder()"],
     "PS912": ["import keras\nimport slim", "import keras\nfrom mine import slim", "from keras.layers import slim"],
     "PS913": [f"{K}tf.keras.layers.Dropout(0.5)", f"{K}layers.BatchNormalization()", f"{K}tf.layers.dense(x)"],
+}
+
+# Longer ways to say what a check's example says: named once.
+NAMED: dict[str, list[str]] = {
+    "PS201": [
+        step("model(x)", head=model("def call(self, x):\n    return self.drop(x)", after="model = Net()")),
+        model("def call(self, x):\n    return self.drop(x)") + TRAIN + "train(Net(), x, y)",
+    ],
+    "PS301": [
+        NET + TRAIN + "train(model, x, y)",
+        NET + TRAIN + "def main():\n    net = model\n    for x, y in data:\n        train(net, y=y, x=x)\nmain()",
+        NET + "@tf.function\n" + TRAIN + "train(model, x, y)",
+    ],
+    "PS302": [
+        f"{NET}def f(t, n, x):\n    return loss_fn(model.stateless_call(t, n, x, training=True)[0])",
+        f"{NET}for x in data:\n    y, _ = model.stateless_call(t, n, x, training=True)",
+        f"{NET}def f(t, n, x):\n    y, *_ = model.stateless_call(t, n, x, training=True)\n    return y",
+        f"{NET}def f(model, t, n, x):\n    y, new = model.stateless_call(t, n, x, training=True)\n    return y\n"
+        "f(model, t, n, x)",
+    ],
+    "PS322": [
+        FREE.format("d.trainable = False", "d.train_on_batch(x, y)"),
+        FREE.format("d.trainable = False", "for x, y in data:\n        d.train_on_batch(x, y)"),
+    ],
+    "PS401": [
+        f"{NET}{NP}def save(m, path):\n    np.savez(path, *[v.numpy() for v in m.trainable_weights])\nsave(model, 'w')",
+        f"{NET}import pickle\nkept = [v.numpy() for v in model.trainable_variables]\npickle.dump(kept, file)",
+        f"{NET}tf.train.Checkpoint(weights=model.trainable_variables)",
+    ],
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from near_misses import SILENT
+from near_misses import NAMED, SILENT
 from phase_doctor.scan import checks
 from phase_doctor.scan.check import CHECKS
 from phase_doctor.scan.files import Text
@@ -44,6 +44,12 @@ def test_what_looks_alike_is_silent(code: str) -> None:
     assert len(SILENT[code]) >= 3
     for text in SILENT[code]:
         assert code not in found(text, CHECKS[code].keras or "3.15"), text
+
+
+@pytest.mark.parametrize("code", NAMED)
+def test_longer_ways_to_say_it_are_named_too(code: str) -> None:
+    for text in NAMED[code]:
+        assert faults(text) == [code], text
 
 
 @by_code

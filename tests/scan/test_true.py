@@ -57,6 +57,15 @@ def drops(outputs: Any) -> bool:
     return bool(np.any(np.array(outputs) == 0))
 
 
+def test_a_call_without_training_drops_nothing_in_fit() -> None:
+    def undropped(seen: dict[str, Any]) -> bool:
+        seen["model"].compile(keras.optimizers.SGD(0.0), "mse")
+        one, two = seen["model"].fit(seen["x"], seen["y"], epochs=2, verbose=0).history["loss"]
+        return one == two  # at a rate of 0 only what is dropped could make a difference
+
+    either("PS201", undropped)
+
+
 def test_a_neighbours_phase_is_taken_over() -> None:
     either("PS202", lambda seen: not drops(seen["Net"]()(seen["x"], training=True)))
 

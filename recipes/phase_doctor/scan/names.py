@@ -26,6 +26,7 @@ class Names:
         self.kept: dict[tuple[int, int], Any] = {}
         self.classes: dict[int, Class] = {}
         self.added: dict[int, list[Site]] | None = None
+        self.called: dict[str, list[Site]] | None = None
         self.depth = 0
 
     def at(self, node: ast.AST, site: Site) -> Any:
@@ -120,6 +121,8 @@ class Names:
             return self.class_of(value)
         if binding.how == "function":
             return Function(self.scopes[id(value)])
+        if binding.how == "parameter":
+            return self.argument(str(value), scope)
         if binding.how in ("value", "item") and isinstance(value, ast.AST):
             place = (value.lineno, value.col_offset)  # type: ignore[attr-defined]
             found = self.of(value, scope, place, binding.arms)
@@ -131,6 +134,47 @@ class Names:
                 return None
             return found
         return None
+
+    def argument(self, name: str, scope: Scope) -> Any:
+        """What a function of the file gets, where every call of it there says the same.
+
+        A method, or what a decorator but `tf.function` may call otherwise, is unknown.
+        """
+        arguments: ast.arguments = scope.node.args  # type: ignore[attr-defined]
+        plain = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+        found = []
+        for site in self.calls_of(scope):
+            given = {k.arg: k.value for k in site.node.keywords}  # type: ignore[attr-defined]
+            given |= dict(zip(plain, site.node.args, strict=False))  # type: ignore[attr-defined]
+            starred = any(isinstance(part, ast.Starred) for part in given.values())
+            if starred or None in given or name not in given:
+                return None
+            found.append(self.at(given[name], site))
+        same = found and all(value is found[0] for value in found)
+        return found[0] if same else None
+
+    def calls_of(self, scope: Scope) -> list[Site]:
+        """The calls of a function by its name, in the file; a method has none."""
+        if not isinstance(scope.node, ast.FunctionDef):
+            return []
+        if self.called is None:
+            self.called = {}
+            for here in self.module.all():
+                for site in here.calls:
+                    func = site.node.func  # type: ignore[attr-defined]
+                    if isinstance(func, ast.Name):
+                        self.called.setdefault(func.id, []).append(site)
+        for decorator in scope.node.decorator_list:
+            called = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if ast.unparse(called) not in ("tf.function", "tensorflow.function"):
+                return []
+        sites = self.called.get(scope.name, [])
+        values = [self.at(s.node.func, s) for s in sites]  # type: ignore[attr-defined]
+        return [
+            site
+            for site, value in zip(sites, values, strict=True)
+            if isinstance(value, Function) and value.scope is scope
+        ]
 
     @staticmethod
     def element(value: Any) -> Any:

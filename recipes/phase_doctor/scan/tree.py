@@ -163,7 +163,7 @@ class Indexer:
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         every += [a for a in (arguments.vararg, arguments.kwarg) if a]
         for argument in every:
-            inner.bind(argument.arg, Binding("parameter", None, start, ()))
+            inner.bind(argument.arg, Binding("parameter", argument.arg, start, ()))
         self.block(body, inner, (), ())
 
     def lambda_(self, node: Any, scope: Scope) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from typing import Any
 
 from .. import known
 from ..check import check
-from ..holds import Signature, constant, heeds, phase_of
+from ..holds import Signature, constant, heeds
 from ..source import Source
-from ..things import Class, Dotted, Function, Instance, Layer, Net
+from ..steps import calls_of_layers, trained
+from ..things import Class, Dotted, Function, Layer
 from ..tree import Scope, Site
 
 Found = Iterator[tuple[ast.AST, str]]
@@ -21,25 +21,6 @@ def words(kinds: list[str]) -> str:
     return " and ".join(f"`{kind}`" for kind in kinds[:2]) + (
         " and others" if kinds[2:] else ""
     )
-
-
-def calls_of_layers(source: Source, scope: Scope) -> Iterator[tuple[Site, Any, Any]]:
-    """The layers that a method calls, in order, each with the phase it is given."""
-    for site in sorted(scope.calls, key=lambda s: s.at):
-        value = source.callee(site)
-        known_layer = isinstance(value, (Layer, Net))
-        if known_layer or (isinstance(value, Instance) and value.of.is_layer):
-            yield site, value, phase_of(site, value)
-
-
-def fitted(source: Source) -> set[Class]:
-    """The classes of the file whose instances it fits or compiles."""
-    found = set()
-    for site, receiver in source.methods("fit", "compile", "train_on_batch"):
-        value = source.values.at(receiver, site)
-        if isinstance(value, Instance):
-            found.add(value.of)
-    return found
 
 
 @check(
@@ -89,18 +70,16 @@ def no_training(source: Source) -> Found:
 
     A model whose `call` has none, or hides it in `**kwargs`, runs its layers in
     inference while it trains: dropout drops nothing, statistics stay as they were.
+    `model(x)` in a step of your own does the same.
     """
-    trained = fitted(source)
+    steps = trained(source)
     for cls in source.classes:
         call = cls.method("call")
-        if not cls.is_model or call is None or cls not in trained:
+        if call is None or cls not in steps:
             continue
-        own = Signature(call)
-        others = cls.method("train_step") or cls.method("__call__")
-        if own.takes or others or decorated(source, call):
-            continue
-        kinds = [] if source.holds.leaking(cls) else untold(source, call)
+        kinds = told_nothing(source, cls, call)
         if kinds:
+            own = Signature(call)
             how = (
                 "hides `training` in `**kwargs`"
                 if own.hidden
@@ -109,8 +88,16 @@ def no_training(source: Source) -> Found:
             yield (
                 call.node,
                 f"`{cls.name}.call` {how}: {words(kinds)} inside run in inference "
-                "in `fit`.",
+                f"in {steps[cls]}.",
             )
+
+
+def told_nothing(source: Source, cls: Class, call: Scope) -> list[str]:
+    """What runs in inference inside a model whose `call` takes no `training`."""
+    others = cls.method("train_step") or cls.method("__call__")
+    if not cls.is_model or Signature(call).takes or others or decorated(source, call):
+        return []
+    return [] if source.holds.leaking(cls) else untold(source, call)
 
 
 def decorated(source: Source, scope: Scope) -> bool:

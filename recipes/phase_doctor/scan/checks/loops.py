@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..check import check
-from ..holds import Signature, constant, keyword, phase_of
+from ..holds import Signature, constant, keyword
 from ..source import Source
+from ..steps import calls_of_layers, phase_given, under_tape, updates
 from ..things import Class, Dotted, Instance, Net
-from ..tree import Scope, Site
-from .classes import calls_of_layers, decorated, in_call, in_graph, words
+from ..tree import Site
+from .classes import decorated, in_call, in_graph, told_nothing, words
 
 Found = Iterator[tuple[ast.AST, str]]
 
@@ -60,10 +61,13 @@ def bare_call(source: Source) -> Found:
         value = called_model(source, site)
         if (
             value is None
-            or phase_of(site, value) is not None
+            or phase_given(source, site, value) is not None
             or trains_by_itself(source, value)
         ):
             continue
+        call = value.of.method("call") if isinstance(value, Instance) else None
+        if call and source.release >= (3,) and told_nothing(source, value.of, call):
+            continue  # PS201
         kinds = source.holds.heeding(value)
         func = site.node.func  # type: ignore[attr-defined]
         if kinds and updates(site.scope, func):
@@ -72,17 +76,6 @@ def bare_call(source: Source) -> Found:
                 f"`{ast.unparse(func)}` is called without a phase in a training "
                 f"step: {words(kinds)} inside run in inference.",
             )
-
-
-def under_tape(source: Source, site: Site) -> bool:
-    for block in site.withs:
-        for item in block.items:
-            call = item.context_expr
-            if isinstance(call, ast.Call):
-                name = getattr(source.values.at(call.func, site), "name", "")
-                if name == "tensorflow.GradientTape":
-                    return True
-    return False
 
 
 def called_model(source: Source, site: Site) -> Any:
@@ -128,17 +121,6 @@ def trains_by_itself(source: Source, value: Any) -> bool:
     return False
 
 
-def updates(scope: Scope, model: ast.expr) -> bool:
-    """Does the function hand gradients of this model's variables to an optimizer?"""
-    name, applies, mine = ast.unparse(model), False, False
-    for node in ast.walk(scope.node):
-        if isinstance(node, ast.Attribute):
-            applies |= node.attr in ("apply_gradients", "apply", "minimize")
-            if node.attr in ("trainable_variables", "trainable_weights"):
-                mine |= ast.unparse(node.value) == name
-    return applies and mine
-
-
 @check(
     "PS302",
     "error",
@@ -181,29 +163,26 @@ def dropped_state(source: Source) -> Found:
 
 
 def dropped(site: Site) -> bool:
+    for node in ast.walk(site.statement):  # `stateless_call(…)[0]`
+        if isinstance(node, ast.Subscript) and node.value is site.node:
+            return constant(node.slice) == 0
     match site.statement:
         case ast.Assign(
-            targets=[ast.Tuple(elts=[_, ast.Name(id=name), *_])], value=value
+            targets=[
+                ast.Tuple(elts=[_, ast.Name(name) | ast.Starred(ast.Name(name)), *_])
+            ],
+            value=value,
         ) if value is site.node:
-            reads = [
-                node
-                for node in ast.walk(site.scope.node)
-                if isinstance(node, ast.Name)
+            in_loop = any(arm[1] in ("for", "while") for arm in site.arms)
+            read = any(
+                isinstance(node, ast.Name)
                 and node.id == name
                 and isinstance(node.ctx, ast.Load)
-            ]
-            return (
-                not any(node.lineno >= site.at[0] for node in reads)
-                and site.scope.kind == "function"
+                and (in_loop or node.lineno >= site.at[0])
+                for node in ast.walk(site.scope.node)
             )
-        case ast.Assign(
-            value=ast.Subscript(value=value, slice=ast.Constant(value=0))
-        ) if value is site.node:
-            return True
-        case ast.Return(
-            value=ast.Subscript(value=value, slice=ast.Constant(value=0))
-        ) if value is site.node:
-            return True
+            private = site.scope.kind == "function" or name.startswith("_")
+            return private and not read
     return False
 
 

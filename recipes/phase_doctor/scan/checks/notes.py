@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from ..check import check
 from ..holds import Signature, constant, keyword
 from ..source import Source
+from ..steps import calls_of_layers
 from ..things import Layer
-from .classes import calls_of_layers
 
 Found = Iterator[tuple[ast.AST, str]]
 HEAD = """

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..check import check
 from ..holds import constant
+from ..names import DEEP
 from ..source import Source
 from ..things import Class, Net
-from ..tree import Scope, Site
+from ..tree import Position, Scope, Site
 from .recorded import of_layers
 
 Found = Iterator[tuple[ast.AST, str]]
@@ -200,6 +201,16 @@ def frozen_discriminator(source: Source) -> Found:
     """Keras 2 remembered in `compile` what was trainable. Keras 3 looks when the first
     step is traced, and finds the discriminator frozen.
     """
+    for event in (*frozen_here(source), *frozen_elsewhere(source)):
+        yield (
+            event.site.statement,
+            f"`{event.key}` is frozen before its first step: on Keras 3 its own "
+            f"`train_on_batch` trains nothing.",
+        )
+
+
+def frozen_here(source: Source) -> Iterator[Event]:
+    """Compiled and frozen in one function."""
     for scope in source.scopes:
         steps = [] if scope.kind == "class" else events(source, scope)
         for number, event in enumerate(steps):
@@ -222,11 +233,54 @@ def frozen_discriminator(source: Source) -> Found:
             ):
                 continue
             if trained_later(source, scope, event) and not thawed(source, key):
-                yield (
-                    event.site.statement,
-                    f"`{key}` is frozen before its first step: on Keras 3 its own "
-                    f"`train_on_batch` trains nothing.",
-                )
+                yield event
+
+
+def frozen_elsewhere(source: Source) -> Iterator[Event]:
+    """Compiled, frozen and trained in functions that are called in this order."""
+    of_models: dict[int, list[Event]] = {}
+    for scope in source.scopes:
+        for event in events(source, scope) if scope.kind != "class" else ():
+            on = receiver(event)
+            model = None if on is None else source.values.at(on, event.site)
+            if isinstance(model, Net):
+                of_models.setdefault(id(model), []).append(event)
+    for steps in of_models.values():
+        trails = {id(event): trail_of(source, event.site) for event in steps}
+        if len({event.site.scope for event in steps}) < 2 or None in trails.values():
+            continue
+        steps.sort(key=lambda event: trails[id(event)] or ())
+        order = " ".join(event.what for event in steps)
+        frozen = [event for event in steps if event.what == "trainable"]
+        if (
+            re.fullmatch("compile( trainable)+( fit)+", order)
+            and not any(event.site.arms for event in frozen)
+            and all(constant(event.value[1]) is False for event in frozen)
+            and not any(thawed(source, event.key) for event in steps)
+        ):
+            yield frozen[0]
+
+
+def receiver(event: Event) -> ast.expr | None:
+    """What is compiled, fitted or frozen."""
+    if event.what == "trainable":
+        return event.value[0].value
+    return None if event.what == "bind" else event.site.node.func.value  # type: ignore[attr-defined]
+
+
+Trail = tuple[Position, ...]
+
+
+def trail_of(source: Source, site: Site) -> Trail | None:
+    """Where the module's own code comes to this place; None if it is not known."""
+    trail: Trail = (site.at,)
+    while site.scope.kind != "module":
+        calls = source.values.calls_of(site.scope)
+        if len(calls) != 1 or len(trail) > DEEP:
+            return None
+        site = calls[0]
+        trail = (site.at, *trail)
+    return trail
 
 
 def trained_later(source: Source, scope: Scope, event: Event) -> bool:
