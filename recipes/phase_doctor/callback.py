@@ -71,6 +71,7 @@ class PhaseDoctor(keras.callbacks.Callback):
         print(f"{when}: {found}")
         if self.report:
             told = [{"when": w, **json.loads(d.to_json())} for w, d in self.diagnoses]
+            self.report.parent.mkdir(parents=True, exist_ok=True)
             draft = self.report.with_name(self.report.name + ".part")
             draft.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
             draft.replace(self.report)

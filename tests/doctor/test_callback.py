@@ -119,6 +119,18 @@ def test_training_is_the_same_with_averages_and_a_scaled_loss(optimizer):
     assert all(np.array_equal(one, other) for one, other in zip(plain[1], examined[1], strict=True))
 
 
+@pytest.mark.slow
+def test_training_is_the_same_in_mixed_precision():
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        plain, examined = (trained(Told, arrays, c, {}, "sgd") for c in ([], [PhaseDoctor(X, Y)]))
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+    assert plain[0] == examined[0]
+    assert all(np.array_equal(one, other) for one, other in zip(plain[1], examined[1], strict=True))
+
+
 @pytest.fixture(scope="module")
 def sick():
     keras.utils.set_random_seed(0)
@@ -129,10 +141,10 @@ def sick():
 
 def test_what_it_finds_is_what_diagnose_finds_and_the_report_keeps_it(sick, tmp_path, capsys):
     wanted = diagnose(sick, X, Y).codes
-    doctor = PhaseDoctor(X, Y, report=tmp_path / "phases.json")
+    doctor = PhaseDoctor(X, Y, report=tmp_path / "new" / "phases.json")
     sick.fit(X, Y, batch_size=8, verbose=0, callbacks=[doctor])
     assert wanted and doctor.diagnoses[0][1].codes == wanted
-    told = json.loads((tmp_path / "phases.json").read_text())
+    told = json.loads((tmp_path / "new" / "phases.json").read_text())
     assert [one["when"] for one in told] == ["before the first step", "after the last step"]
     assert {f["code"] for f in told[0]["findings"]} >= set(wanted)
     assert wanted[0] in capsys.readouterr().out

@@ -153,6 +153,8 @@ SILENT: dict[str, list[str]] = {
     "PS301": [
         step("model(x, True)"),
         step("model(x, **given)"),
+        NET + "def step(x, y):\n    with tf.GradientTape() as t:\n        t.watch(x)\n        value = model(x)\n"
+        "    x = x + t.gradient(value, x)\n    optimizer.minimize(loss_fn, model.trainable_variables)",
         step("model(x, is_training=True)", head=BY_NAME),
         step("model(x, True)", head=BY_NAME),
         step("teacher(x)"),
@@ -231,11 +233,17 @@ SILENT: dict[str, list[str]] = {
         f"{NET}{NP}np.savez('w.npz', *model.weights)",
         f"{NET}{NP}np.savez('w.npz', *model.trainable_variables, *model.non_trainable_variables)",
         f"{K}{NP}model = keras.Sequential([layers.Dense(1)])\nnp.savez('w.npz', *model.trainable_variables)",
+        f"{NET}{NP}np.savez('w.npz', count=len(model.trainable_variables))",
+        f"{NET}{NP}np.savez('w.npz', *[np.linalg.norm(v) for v in model.trainable_variables])",
+        f"{NET}{NP}np.save('w.npy', [v.shape for v in model.trainable_variables])",
         f"{K}{NP}def save(model):\n    np.savez('w.npz', *model.trainable_variables)",
     ],
     "PS402": [
         f"{K}model = keras.Sequential([layers.BatchNormalization(), layers.Resizing(8, 8)])\nmodel.export('served')",
         f"{K}model = keras.Sequential([layers.Resizing(8, 8), layers.Dense(1)])\nmodel.export('served')",
+        f"{K}model = keras.Sequential([layers.Resizing(8, 8), layers.Dropout(0.5)])\nmodel.export('served')",
+        f"{K}inputs = keras.Input((8, 8, 3))\nbase = keras.Sequential([layers.BatchNormalization()])\n"
+        "model = keras.Model(inputs, base(layers.Resizing(8, 8)(inputs), training=False))\nmodel.export('served')",
         f"{K}model = keras.Sequential([layers.Resizing(8, 8), layers.BatchNormalization()])\nmodel.save('model.keras')",
     ],
     "PS403": [

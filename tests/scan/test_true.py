@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from phase_doctor.scan import checks
 from phase_doctor.scan.check import CHECKS
 from phase_doctor.scan.settings import numbers
@@ -129,3 +131,14 @@ def test_a_discriminator_frozen_before_its_first_step_does_not_learn() -> None:
         return all(map(np.array_equal, before, seen["discriminator"].get_weights()))
 
     either("PS322", unchanged)
+
+
+def test_an_export_behind_resizing_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).normal(5, 1, (16, 8, 8, 3)).astype("float32")
+
+    def normalised(seen: dict[str, Any]) -> bool:
+        served = tf.saved_model.load("served")
+        return abs(float(np.mean(served.serve(images)))) < 0.5  # the batch's own mean is taken off
+
+    either("PS402", normalised)

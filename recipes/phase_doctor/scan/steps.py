@@ -38,14 +38,29 @@ def phase_given(source: Source, site: Site, value: Any) -> ast.expr | bool | Non
 
 
 def under_tape(source: Source, site: Site) -> bool:
+    """Is it recorded for more than the gradient of what a tape watches, an input?"""
     for block in site.withs:
         for item in block.items:
-            call = item.context_expr
+            call, tape = item.context_expr, item.optional_vars
             if isinstance(call, ast.Call):
                 name = getattr(source.values.at(call.func, site), "name", "")
-                if name == "tensorflow.GradientTape":
+                if name == "tensorflow.GradientTape" and not (
+                    isinstance(tape, ast.Name) and watches(site.scope, tape.id)
+                ):
                     return True
     return False
+
+
+def watches(scope: Scope, tape: str) -> bool:
+    """Does a tape give the gradient of what it watches, and no other?"""
+    watched, asked = set(), set()
+    for site in scope.calls:
+        match site.node:
+            case ast.Call(ast.Attribute(ast.Name(name), "watch"), [what]):
+                watched |= {ast.unparse(what)} if name == tape else set()
+            case ast.Call(ast.Attribute(ast.Name(name), "gradient"), [_, what, *_]):
+                asked |= {ast.unparse(what)} if name == tape else set()
+    return bool(asked) and asked <= watched
 
 
 def updates(scope: Scope, model: ast.expr) -> bool:

@@ -181,8 +181,9 @@ def neighbour(source: Source) -> Found:
                 and stated[0].arms == site.arms[: len(stated[0].arms)]
             ):
                 kinds = source.holds.heeding(value)
-                if kinds:
-                    name = ast.unparse(site.node.func)  # type: ignore[attr-defined]
+                func = site.node.func  # type: ignore[attr-defined]
+                if kinds and not isinstance(func, ast.Call):  # which is PS204
+                    name = ast.unparse(func)
                     yield (
                         site.node,
                         f"`{name}` is given no phase and takes over "

@@ -10,6 +10,7 @@ from ..check import check
 from ..holds import constant, heeds, keyword
 from ..source import Source
 from ..things import Layer, Net
+from .recorded import recorded
 
 Found = Iterator[tuple[ast.AST, str]]
 SAVERS = {
@@ -21,6 +22,12 @@ SAVERS = {
     "pickle.dump",
     "pickle.dumps",
     "joblib.dump",
+}
+# What hands on values, or numbers and names them.
+COPIES = {
+    *("numpy", "array", "asarray", "convert_to_numpy", "value", "read_value", "copy"),
+    *("get_value", "batch_get_value", "enumerate", "zip", "list", "tuple", "dict"),
+    *("str", "replace", "format", "run"),
 }
 
 
@@ -56,20 +63,36 @@ def trainable_only(source: Source) -> Found:
         plain = [a.value if isinstance(a, ast.Starred) else a for a in call.args]
         plain += [k.value for k in call.keywords]
         parts = [source.values.given(part, site) for part in plain]
-        for node in (node for part in parts for node in ast.walk(part)):
-            if isinstance(node, ast.Attribute) and node.attr in (
-                "trainable_variables",
-                "trainable_weights",
+        for node in (node for part in parts for node in variables(part)):
+            model = source.values.at(node.value, site)
+            if source.holds.normalises(model) and "non_trainable" not in ast.unparse(
+                site.node
             ):
-                model = source.values.at(node.value, site)
-                if source.holds.normalises(
-                    model
-                ) and "non_trainable" not in ast.unparse(site.node):
-                    yield (
-                        site.node,
-                        f"`{ast.unparse(node)}` holds no moving statistics: those of "
-                        f"BatchNormalization are not saved.",
-                    )
+                yield (
+                    site.node,
+                    f"`{ast.unparse(node)}` holds no moving statistics: those of "
+                    f"BatchNormalization are not saved.",
+                )
+
+
+def variables(part: ast.AST) -> Iterator[ast.Attribute]:
+    """`model.trainable_variables`, if their values are saved and not their number."""
+    found = []
+    for node in ast.walk(part):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] not in (
+            COPIES
+        ):
+            return
+        elif isinstance(node, (ast.ListComp, ast.GeneratorExp)) and (
+            getattr(node.elt, "attr", "") in ("name", "shape", "dtype", "path")
+        ):
+            return
+        if isinstance(node, ast.Attribute) and node.attr in (
+            "trainable_variables",
+            "trainable_weights",
+        ):
+            found.append(node)
+    yield from found
 
 
 @check(
@@ -84,35 +107,42 @@ def trainable_only(source: Source) -> Found:
 import keras
 from keras import layers
 
-model = keras.Sequential([layers.Resizing(8, 8), layers.BatchNormalization()])
+inputs = keras.Input((8, 8, 3))
+outputs = layers.BatchNormalization()(layers.Resizing(8, 8)(inputs))
+model = keras.Model(inputs, outputs)
 model.export("served")
 """,
     cured="""
 import keras
 from keras import layers
 
-model = keras.Sequential([layers.Rescaling(0.5), layers.BatchNormalization()])
+inputs = keras.Input((8, 8, 3))
+outputs = layers.BatchNormalization()(layers.Rescaling(0.5)(inputs))
+model = keras.Model(inputs, outputs)
 model.export("served")
 """,
 )
 def leaking_export(source: Source) -> Found:
     """`export` states no phase. `Resizing`, `CenterCrop` and the `Random…` layers then
-    run with their default, `training=True`, which reaches the layers behind.
+    run with their default, `training=True`, which BatchNormalization behind takes over.
     """
+    if any(recorded(source, False)):  # such a layer stays in inference
+        return
     for site, receiver in source.methods("export"):
         model = source.values.at(receiver, site)
         if not isinstance(model, Net):
             continue
         layers = list(source.holds.layers(model))
-        first = next(
-            (i for i, layer in enumerate(layers) if known.leaks(layer.kind)),
-            len(layers),
-        )
-        behind = [layer.kind for layer in layers[first + 1 :] if heeds(layer)]
+        leaks = [number for number, part in enumerate(layers) if known.leaks(part.kind)]
+        behind = [
+            part.kind
+            for part in (layers[leaks[0] :] if leaks else [])
+            if part.kind in known.NORMALISATIONS and heeds(part)
+        ]
         if behind:
             yield (
                 site.node,
-                f"`{layers[first].kind}` opens the training phase: `{behind[0]}` "
+                f"`{layers[leaks[0]].kind}` opens the training phase: `{behind[0]}` "
                 f"behind it trains in what is exported.",
             )
 
