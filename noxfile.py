@@ -8,7 +8,10 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["lint", "tests"]
 PYTHONS = ["3.11", "3.12", "3.13"]
 # Pages and data show what the pinned release answers; the recipes' tests hold on others. The doctor has its own lane.
-BEHAVIOUR = ["tests/recipes", "tests/reference/test_keras_316.py", "tests/scan/test_true.py"]
+BEHAVIOUR = [
+    *("tests/recipes", "tests/reference/test_keras_316.py"),
+    *("tests/scan/test_checks.py", "tests/scan/test_true.py", "tests/doctor/test_callback.py"),
+]
 GROUPS = ["tensorflow", "demo", "export", "legacy", "docs", "test"]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -74,13 +76,21 @@ def state(model):
     return [*values, *drawn]
 
 
-def trained(build, data, callbacks, compiled, optimizer="adam"):
+def trained(build, data, callbacks, compiled, optimizer="adam", scope=contextlib.nullcontext):
+    keras.backend.clear_session()  # on early Keras 3 a seed alone does not reset `keras.random`
     keras.utils.set_random_seed(0)
-    model = build()
-    model.compile(optimizer() if callable(optimizer) else optimizer, LOSS, metrics=["accuracy"], **compiled)
+    with scope():
+        model = build()
+        model.compile(optimizer() if callable(optimizer) else optimizer, LOSS, metrics=["accuracy"], **compiled)
     given, options = data()
     history = model.fit(*given, epochs=2, verbose=0, callbacks=callbacks, **options).history
     return history, state(model)
+
+
+def assert_the_same(doctor, *how):
+    plain, examined = (trained(*how[:2], callbacks, *how[2:]) for callbacks in ([], [doctor]))
+    assert plain[0] == examined[0]
+    assert all(np.array_equal(one, other) for one, other in zip(plain[1], examined[1], strict=True))
 
 
 WAYS = [
@@ -97,9 +107,7 @@ WAYS = [
 @pytest.mark.parametrize(("build", "data", "compiled"), WAYS)
 def test_training_is_the_same_bit_for_bit(build, data, compiled, capsys):
     doctor = PhaseDoctor(X, Y, every=1)
-    plain, examined = (trained(build, data, callbacks, compiled) for callbacks in ([], [doctor]))
-    assert plain[0] == examined[0]
-    assert all(np.array_equal(one, other) for one, other in zip(plain[1], examined[1], strict=True))
+    assert_the_same(doctor, build, data, compiled)
     assert [when for when, _ in doctor.diagnoses] == ["before the first step", "after epoch 1", "after the last step"]
     assert capsys.readouterr().out.count("after the last step") == 1
 
@@ -114,9 +122,7 @@ def test_training_is_the_same_bit_for_bit(build, data, compiled, capsys):
     ids=["use_ema", "loss scale"],
 )
 def test_training_is_the_same_with_averages_and_a_scaled_loss(optimizer):
-    plain, examined = (trained(sequential, arrays, c, {}, optimizer) for c in ([], [PhaseDoctor(X, Y)]))
-    assert plain[0] == examined[0]
-    assert all(np.array_equal(one, other) for one, other in zip(plain[1], examined[1], strict=True))
+    assert_the_same(PhaseDoctor(X, Y), sequential, arrays, {}, optimizer)
 
 
 @pytest.mark.slow
@@ -124,11 +130,29 @@ def test_training_is_the_same_in_mixed_precision():
     before = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     try:
-        plain, examined = (trained(Told, arrays, c, {}, "sgd") for c in ([], [PhaseDoctor(X, Y)]))
+        assert_the_same(PhaseDoctor(X, Y), Told, arrays, {}, "sgd")
     finally:
         keras.mixed_precision.set_dtype_policy(before)
-    assert plain[0] == examined[0]
-    assert all(np.array_equal(one, other) for one, other in zip(plain[1], examined[1], strict=True))
+
+
+TWO_REPLICAS = """
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import test_callback as t
+doctor = t.PhaseDoctor(t.X, t.Y)
+scope = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope
+t.assert_the_same(doctor, t.sequential, t.arrays, {}, "adam", scope)
+assert all(found.ok for _, found in doctor.diagnoses[:1])
+"""
+
+
+@pytest.mark.slow
+def test_training_is_the_same_on_two_replicas():
+    here = Path(__file__).parent
+    paths = f"import sys; sys.path[:0] = {[str(here), str(here.parents[1] / 'recipes')]!r}\n"
+    done = subprocess.run([sys.executable, "-c", paths + TWO_REPLICAS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,11 @@ def test_keras_2_beside_keras_3_is_keras_2() -> None:
     assert found(legacy + line.format("tensorflow.keras")) == []
 
 
+def test_resizing_opens_the_training_phase_from_3_6_on() -> None:
+    text = CHECKS["PS402"].broken.replace("RandomFlip()", "Resizing(8, 8)")
+    assert (found(text, "3.5"), found(text, "3.6")) == ([], ["PS402"])
+
+
 def test_a_comment_silences_a_line() -> None:
     line = "from keras import backend as K\nK.set_learning_phase(0)  # phase: ignore{}"
     assert found(line.format("")) == found(line.format("[PS101]")) == found(line.format("[PS9, PS101]")) == []

@@ -133,7 +133,7 @@ def test_a_discriminator_frozen_before_its_first_step_does_not_learn() -> None:
     either("PS322", unchanged)
 
 
-def test_an_export_behind_resizing_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_behind_augmentation_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).normal(5, 1, (16, 8, 8, 3)).astype("float32")
 

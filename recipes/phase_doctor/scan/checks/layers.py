@@ -79,14 +79,16 @@ def variables(part: ast.AST) -> Iterator[ast.Attribute]:
     """`model.trainable_variables`, if their values are saved and not their number."""
     found = []
     for node in ast.walk(part):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] not in (
-            COPIES
-        ):
-            return
-        elif isinstance(node, (ast.ListComp, ast.GeneratorExp)) and (
-            getattr(node.elt, "attr", "") in ("name", "shape", "dtype", "path")
-        ):
-            return
+        match node:
+            case ast.Call(func=func):
+                if ast.unparse(func).split(".")[-1] not in COPIES:
+                    return
+            case (
+                ast.ListComp(elt=ast.Attribute(attr=what))
+                | ast.GeneratorExp(elt=ast.Attribute(attr=what))
+            ):
+                if what in ("name", "shape", "dtype", "path"):
+                    return
         if isinstance(node, ast.Attribute) and node.attr in (
             "trainable_variables",
             "trainable_weights",
@@ -108,7 +110,7 @@ import keras
 from keras import layers
 
 inputs = keras.Input((8, 8, 3))
-outputs = layers.BatchNormalization()(layers.Resizing(8, 8)(inputs))
+outputs = layers.BatchNormalization()(layers.RandomFlip()(inputs))
 model = keras.Model(inputs, outputs)
 model.export("served")
 """,
@@ -123,8 +125,9 @@ model.export("served")
 """,
 )
 def leaking_export(source: Source) -> Found:
-    """`export` states no phase. `Resizing`, `CenterCrop` and the `Random…` layers then
-    run with their default, `training=True`, which BatchNormalization behind takes over.
+    """`export` states no phase. The `Random…` layers, from 3.6 on `Resizing` and
+    `CenterCrop` too, run with their default, `training=True`, which BatchNormalization
+    behind takes over.
     """
     if any(recorded(source, False)):  # such a layer stays in inference
         return
@@ -133,7 +136,11 @@ def leaking_export(source: Source) -> Found:
         if not isinstance(model, Net):
             continue
         layers = list(source.holds.layers(model))
-        leaks = [number for number, part in enumerate(layers) if known.leaks(part.kind)]
+        leaks = [
+            number
+            for number, part in enumerate(layers)
+            if known.leaks(part.kind, source.release)
+        ]
         behind = [
             part.kind
             for part in (layers[leaks[0] :] if leaks else [])
