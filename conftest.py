@@ -115,6 +115,26 @@ RULES = [
 pytest_collect_file = SybilCollection([PAGES, *RULES]).pytest()
 
 
+def pytest_configure() -> None:
+    """PHASEBOOK_JIT=off: `fit` without XLA. =on: `tf.function` with XLA, `fit` where Keras sees that it can."""
+    chosen = os.environ.get("PHASEBOOK_JIT")
+    if chosen == "off":
+        import keras
+
+        compile_model = keras.Model.compile
+
+        def compile_without_xla(self, *args, **kwargs):
+            return compile_model(self, *args, **{"jit_compile": False, **kwargs})
+
+        keras.Model.compile = compile_without_xla
+    elif chosen == "on":
+        import tensorflow as tf
+
+        tf.function = partial(tf.function, jit_compile=True)
+    elif chosen:
+        raise pytest.UsageError(f"PHASEBOOK_JIT is on or off, not {chosen!r}")
+
+
 def restore_defaults() -> None:
     """Undo every process-wide setting that a test, a page or an import can leave behind."""
     import keras

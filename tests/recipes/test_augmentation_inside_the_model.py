@@ -110,6 +110,11 @@ def test_cure_what_is_served_is_inference_and_holds_no_random_operation(tmp_path
         np.testing.assert_allclose(file.serve(X[:rows]), model.predict(X[:rows], verbose=0), rtol=1e-4, atol=1e-5)
 
 
+def test_cure_a_random_layer_that_is_on_by_default_is_served_off(tmp_path):
+    model = keras.Sequential([keras.Input((8, 8, 1)), shifting(), recipe.network()])
+    recipe.serve(model, str(tmp_path / "file"), (8, 8, 1))
+
+
 def test_what_ignores_the_phase_is_refused_and_nothing_is_left(tmp_path):
     class Stubborn(keras.layers.Layer):
         def call(self, x):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import recurrent_and_attention_dropout as recipe
+import releases
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(8, 8, 8)).astype("float32")
@@ -63,8 +64,7 @@ def test_the_block_is_built_and_saved_whole(tmp_path):
 def test_pitfall_a_bare_call_drops_nothing_and_cure_the_phase_does(kind, which):
     model = alone(getattr(keras.layers, kind)(8, **{which: 0.5}))
     assert np.array_equal(model(X), model(X))
-    ignored = which == "recurrent_dropout" and keras.__version__.startswith("3.0.")  # 3.3.3 and later heed it
-    assert recipe.drops(model, X) == (not ignored, False)
+    assert recipe.drops(model, X) == (releases.on_this_release(f"{kind.lower()}_{which}_drops"), False)
 
 
 def test_pitfall_the_step_that_forgets_drops_nothing_and_no_variable_tells():

@@ -82,7 +82,8 @@ def test_the_test_step_takes_any_values_and_is_inference_where_an_outer_call_tra
         def call(self, x, training=None):
             return recipe.make_test_step(model, LOSS)(trainable, other, x, Y)
 
-    wanted = float(test_step(trainable, other, X, Y))
+    wanted = float(LOSS(Y, model(X, training=False)) + sum(model.losses))
+    assert float(test_step(trainable, other, X, Y)) == pytest.approx(wanted, rel=1e-5)
     assert float(Outer()(X, training=True)) == pytest.approx(wanted, rel=1e-5)
 
 
