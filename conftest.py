@@ -6,12 +6,11 @@ import re
 import shutil
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from sybil import Document, Example, Sybil
+from sybil import Example, Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.evaluators.python import PythonEvaluator
 from sybil.example import NotEvaluated
@@ -92,47 +91,40 @@ class RulePage(PythonDocStringDocument):
         raise NotEvaluated  # the examples are a reader's session, not the module's own names
 
 
-def start_rules(page: Path, namespace: dict) -> None:
-    """Run what "the examples of this page share": the fences of the page that shows these rules."""
-    start_page(namespace)
-    document = Document(page.read_text(encoding="utf-8"), str(page))
-    for region in FenceParser().codeblock_parser(document):
-        exec(compile(region.parsed, str(page), "exec", dont_inherit=True), namespace)
-
-
 PAGES = Sybil(parsers=[FenceParser()], patterns=["*.md"], setup=start_page, teardown=end_page)
-RULES = [
-    Sybil(
-        parsers=[FenceParser()],
-        path="recipes/phase_doctor/rules",
-        patterns=[f"pd{number}*.py"],
-        document_types={".py": RulePage},
-        setup=partial(start_rules, ROOT / f"docs/reference/doctor/{page}.md"),
-        teardown=end_page,
-    )
-    for number, page in enumerate(("index", "structure", "state", "behaviour", "artifact"))
-]
-pytest_collect_file = SybilCollection([PAGES, *RULES]).pytest()
+RULES = Sybil(
+    parsers=[FenceParser()],
+    path="recipes/phase_doctor/rules",
+    patterns=["pd*.py"],
+    document_types={".py": RulePage},
+    setup=start_page,
+    teardown=end_page,
+)
+pytest_collect_file = SybilCollection([PAGES, RULES]).pytest()
 
 
 def pytest_configure() -> None:
-    """PHASEBOOK_JIT=off: `fit` without XLA. =on: `tf.function` with XLA, `fit` where Keras sees that it can."""
+    """PHASEBOOK_JIT=on or off: `fit` and the `tf.function`s of recipes and tests with XLA, or without it."""
     chosen = os.environ.get("PHASEBOOK_JIT")
-    if chosen == "off":
-        import keras
-
-        compile_model = keras.Model.compile
-
-        def compile_without_xla(self, *args, **kwargs):
-            return compile_model(self, *args, **{"jit_compile": False, **kwargs})
-
-        keras.Model.compile = compile_without_xla
-    elif chosen == "on":
-        import tensorflow as tf
-
-        tf.function = partial(tf.function, jit_compile=True)
-    elif chosen:
+    if not chosen:
+        return
+    if chosen not in ("on", "off"):
         raise pytest.UsageError(f"PHASEBOOK_JIT is on or off, not {chosen!r}")
+    import keras
+    import tensorflow as tf
+
+    trainer = next(kind for kind in keras.Model.__mro__ if "compile" in vars(kind))
+    compile_model, function = trainer.compile, tf.function
+
+    def compile_with(self, *args, **kwargs):
+        jit = chosen == "on" and not kwargs.get("run_eagerly") and all(x.supports_jit for x in self._flatten_layers())
+        return compile_model(self, *args, **{"jit_compile": jit, **kwargs})
+
+    def function_with(*args, **kwargs):
+        ours = not sys._getframe(1).f_globals["__name__"].startswith(("keras.", "tensorflow."))
+        return function(*args, **({"jit_compile": chosen == "on"} if ours else {}) | kwargs)
+
+    trainer.compile, tf.function = compile_with, function_with
 
 
 def restore_defaults() -> None:

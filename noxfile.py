@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -75,6 +78,23 @@ def newest(session: nox.Session) -> None:
 
 def locked(session: nox.Session) -> None:
     session.install("-r", "requirements.txt")
+
+
+def version_of(package: str) -> str:
+    """Return the release of a package that the lock names."""
+    return re.search(rf"^{package}==([^\s;]+)", Path("requirements.txt").read_text(encoding="utf-8"), re.M)[1]
+
+
+@nox.session(python="3.12")
+def gpu(session: nox.Session) -> None:
+    """The recipes' tests and the doctor's corpus on a GPU, without XLA and with it; an error where there is none."""
+    locked(session)
+    session.install(f"tensorflow[and-cuda]=={version_of('tensorflow')}")
+    seen = "import tensorflow as tf; gpus = tf.config.list_physical_devices('GPU'); print(gpus); assert gpus, 'no GPU'"
+    session.run("python", "-c", seen)
+    for jit in ("off", "on"):
+        given = {"PHASEBOOK_JIT": jit, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        session.run("pytest", *(session.posargs or ["tests/recipes", "tests/doctor"]), env=given)
 
 
 @nox.session(python="3.12")

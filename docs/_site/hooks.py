@@ -22,7 +22,7 @@ import accessible
 import figures
 import search
 from phase_doctor.rules import MODULES
-from phase_doctor.scan import checks
+from phase_doctor.scan import checks, command
 from phase_doctor.scan.check import CHECKS
 
 assert checks  # it fills CHECKS
@@ -99,9 +99,9 @@ def rule_pages(prefix: str) -> str:
             for cure in module.RULE.cures.values()
         ]
         head = f"{'###' if prefix == 'PD0' else '##'} {title} {{ #{code.lower()} }}"
-        # The cure comes before the example, which shows the fault.
-        words, fence, example = body.strip().partition("```python")
-        sections.append("\n\n".join([head, words.strip(), "**Use instead.**", "\n".join(cures), fence + example]))
+        # The cure comes before the example, which shows the fault first.
+        words, broken, example = body.strip().partition("Broken:")
+        sections.append("\n\n".join([head, words.strip(), "**Use instead.**", "\n".join(cures), broken + example]))
     return "\n\n".join(sections)
 
 
@@ -111,9 +111,10 @@ def scan_page(prefix: str) -> str:
     for code, check in CHECKS.items():
         if code.startswith(prefix):
             words = f"{check.why}\n\nTrue on {check.releases}; {check.severity}.\n\n**Use instead.** {check.instead}"
-            named = f"Named:\n\n```python\n{check.broken}\n```"
-            silent = f"Silent:\n\n```python\n{check.cured}\n```"
-            sections.append(f"### {code}: {check.title} {{ #{code.lower()} }}\n\n{words}\n\n{named}\n\n{silent}")
+            shown = [("Broken:", "python", check.broken), ("Printed:", "text", command.printed(check))]
+            shown.append(("Cured, and silent:", "python", check.cured))
+            fences = [f"{label}\n\n```{kind}\n{text}\n```" for label, kind, text in shown]
+            sections.append("\n\n".join([f"### {code}: {check.title} {{ #{code.lower()} }}", words, *fences]))
     return "\n\n".join(sections)
 
 

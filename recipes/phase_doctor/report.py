@@ -99,7 +99,8 @@ class Diagnosis:
         faults = sum(f.severity != "note" for f in self.findings)
         unseen = any(finding.evidence.get("unseen") for finding in self.findings)
         clean = "nothing found, not all was seen" if unseen else "healthy"
-        state = clean if self.ok else f"{faults} findings"
+        found = "1 finding" if faults == 1 else f"{faults} findings"
+        state = clean if self.ok else found
         releases = ", ".join(
             f"{name} {number}" for name, number in self.versions.items()
         )

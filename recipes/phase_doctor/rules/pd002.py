@@ -6,6 +6,36 @@ one sample, a model that came unbuilt and is built now.
 Where outputs are no tensors, such as a distribution, nothing was compared, and the
 table does not say "healthy"; dataclasses of tensors are read.
 <!-- tests/doctor/corpus_broken.py: dataclass_whose_batch_mates_matter -->
+
+Broken:
+
+```python
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+layers = [keras.Input((8,)), keras.layers.Dropout(0.5), keras.layers.Dense(3)]
+model = keras.Sequential(layers, name="net")
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x[:1]))
+net: healthy (TensorFlow ..., keras ...)
+PD002  note     whole model
+    Whether inference depends on batch mates needs a batch of at least two
+    samples.
+```
+
+Cured, and silent:
+
+```python
+>>> diagnose(model, x).findings
+[]
+```
 """
 
 from collections.abc import Iterator

@@ -15,25 +15,49 @@ an argument named `is_training`.
 count.
 Without it BatchNormalization and Dropout stay in inference mode, silently.
 
+Broken:
+
 ```python
-class Triggers(keras.Model):
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+
+class Net(keras.Model):
     def __init__(self):
         super().__init__(name="net")
-        self.norm, self.head = keras.layers.BatchNormalization(), keras.layers.Dense(3)
+        self.norm = keras.layers.BatchNormalization()
+        self.head = keras.layers.Dense(3)
 
     def call(self, inputs):
         return self.head(self.norm(inputs))
+```
 
+Printed:
 
-class Fixed(Triggers):
+```python
+>>> print(diagnose(Net(), x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD101  error    net
+    `call` of 'net' takes no `training`, so `fit` never puts
+    'batch_normalization' into training mode.
+    cure: Declare `def call(self, inputs, training=None)` and pass
+    `training` to every layer inside. [subclass_training_arg]
+...
+```
+
+Cured, and silent:
+
+```python
+class Told(Net):
     def call(self, inputs, training=None):
         return self.head(self.norm(inputs, training=training))
 ```
 
 ```python
->>> diagnose(Triggers(), x, y).codes
-('PD101',)
->>> diagnose(Fixed(), x, y).codes
+>>> diagnose(Told(), x).codes
 ()
 ```
 """

@@ -8,19 +8,42 @@ counts when training writes it and inference reads it.
 
 **Why it is bad.** Such a layer runs, but it is not trained, not frozen and not saved.
 
+Broken:
+
 ```python
-hidden = keras.layers.BatchNormalization(name="hidden")
-body, head = keras.layers.Dense(6), keras.layers.Dense(3)
-triggers = fresh(body, keras.layers.Lambda(lambda t: hidden(t)), head)
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+norm = keras.layers.BatchNormalization(name="norm")
+layers = [keras.layers.Lambda(lambda t: norm(t)), keras.layers.Dense(3)]
+model = keras.Sequential([keras.Input((8,)), *layers], name="net")
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD103  error    norm
+    'norm' runs inside the model, but its 4 variables are in no list of the
+    model: they are not trained, not frozen and not saved.
+    cure: Assign the layer to an attribute of the model, not to a closure, a
+    global or a hidden container. [subclass_training_arg]
+...
+```
+
+Cured, and silent:
+
+```python
 norm = keras.layers.BatchNormalization()
-fixed = fresh(keras.layers.Dense(6), norm, keras.layers.Dense(3))
+model = keras.Sequential([keras.Input((8,)), norm, keras.layers.Dense(3)])
 ```
 
 ```python
->>> finding = diagnose(triggers, x, y).findings[0]
->>> finding.code, finding.where
-('PD103', 'hidden')
->>> diagnose(fixed, x, y).codes
+>>> diagnose(model, x).codes
 ()
 ```
 """

@@ -7,19 +7,45 @@ It reports those fed by different layers, or whose inputs have different channel
 A siamese encoder that sees the same kind of input twice is fine, and gets at most a
 note.
 
+Broken:
+
 ```python
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+norm = keras.layers.BatchNormalization(name="norm")
 inputs = keras.Input((8,))
-shared = keras.layers.BatchNormalization(name="shared")
-h = shared(keras.layers.Dense(6)(inputs))
-triggers = keras.Model(inputs, shared(keras.layers.Dense(6)(h)))
-h = keras.layers.BatchNormalization()(keras.layers.Dense(6)(inputs))
-fixed = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Dense(6)(h)))
+hidden = norm(keras.layers.Dense(6)(inputs))
+outputs = norm(keras.layers.Dense(6)(hidden))
+model = keras.Model(inputs, outputs, name="net")
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD104  warning  norm
+    'norm' normalises the outputs of 'dense_9', 'dense_10'; its moving
+    statistics are a mixture that fits none.
+    cure: Create one BatchNormalization for each place; weights of other
+    layers may stay shared. [fit_explicit_phase]
+...
+```
+
+Cured, and silent:
+
+```python
+hidden = keras.layers.BatchNormalization()(keras.layers.Dense(6)(inputs))
+outputs = keras.layers.BatchNormalization()(keras.layers.Dense(6)(hidden))
+model = keras.Model(inputs, outputs)
 ```
 
 ```python
->>> diagnose(triggers, x).codes
-('PD104',)
->>> diagnose(fixed, x).codes
+>>> diagnose(model, x).codes
 ()
 ```
 """

@@ -21,22 +21,46 @@ A `train_step` of your own may hand the optimizer any part of the variables: wha
 left out says nothing.
 <!-- tests/doctor/corpus_healthy.py: distillation_with_the_students_variables -->
 
+Broken:
+
 ```python
-def compiled(again):
-    model = fresh(keras.layers.Dense(6, name="body"), keras.layers.Dense(3))
-    model.compile("sgd", loss)
-    model.fit(x, y, verbose=0)
-    model.get_layer("body").trainable = False
-    if again:
-        model.compile("sgd", loss)
-    return model
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+y = np.arange(32) % 3
+
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+body = keras.layers.Dense(6, name="body")
+layers = [keras.Input((8,)), body, keras.layers.Dense(3)]
+model = keras.Sequential(layers, name="net")
+model.compile("sgd", loss)
+model.fit(x, y, verbose=0)
+body.trainable = False
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x, y))
+net: 2 findings (TensorFlow ..., keras ...)
+PD105  error    body
+    'body' was made frozen after `compile`; the compiled training function
+    may not know.
+    cure: Call `compile` again after every change of `trainable`: between
+    two calls of `fit`, for no callback can. [fine_tune_frozen_batchnorm]
+...
+```
+
+Cured, and silent:
+
+```python
+model.compile("sgd", loss)
 ```
 
 ```python
->>> finding = diagnose(compiled(again=False), x, y).findings[0]
->>> finding.code, finding.where
-('PD105', 'body')
->>> diagnose(compiled(again=True), x, y).codes
+>>> diagnose(model, x, y).codes
 ()
 ```
 """

@@ -9,22 +9,41 @@ on what it *states* only, to every layer that runs after it.
 **Why it is bad.** `model(x)` then updates statistics, and `model.export()` can write a
 graph that does.
 
+Broken:
+
 ```python
-def resized(layer):
-    inputs = keras.Input((4, 4, 1))
-    h = keras.layers.BatchNormalization()(keras.layers.Flatten()(layer(inputs)))
-    return keras.Model(inputs, keras.layers.Dense(3)(h))
+import keras
+import numpy as np
+from phase_doctor import diagnose
 
+images = np.random.default_rng(0).normal(3, 2, (32, 8, 8, 1)).astype("float32")
+layers = [keras.layers.Resizing(4, 4, name="resize")]
+layers += [keras.layers.BatchNormalization(name="norm"), keras.layers.Flatten()]
+model = keras.Sequential([keras.Input((8, 8, 1)), *layers], name="net")
+```
 
-images = x[:, :, None, None].repeat(2, axis=1).reshape(32, 4, 4, 1)
-leaks = keras.__version__ < "3.16" and keras.__version__[:2] == "3."
+Printed:
+
+```python
+>>> print(diagnose(model, images))
+net: 2 findings (TensorFlow ..., keras ...)
+PD106  warning  resize
+    `call` of 'resize' defaults to `training=True`; on a bare `model(x)` it
+    puts 'norm' into training mode.
+    cure: Call `model(x, training=False)`, and export through an endpoint
+    that says so. [export_inference_model]
+...
+```
+
+Cured, and silent:
+
+```python
+layers[0] = keras.layers.AveragePooling2D(2)
+model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
 ```
 
 ```python
->>> resizing = resized(keras.layers.Resizing(2, 2))
->>> ("PD106" in diagnose(resizing, images, y).codes) == leaks
-True
->>> diagnose(resized(keras.layers.AveragePooling2D(2)), images, y).codes
+>>> diagnose(model, images).codes
 ()
 ```
 """

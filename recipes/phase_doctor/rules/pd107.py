@@ -10,27 +10,45 @@ model has nothing to train at all.
 trainable weights; the phase of BatchNormalization is decided by its own flag alone.
 So no weight learns, while the statistics leave those of the pretrained weights.
 
+Broken:
+
 ```python
-def tuned(thaw):
-    model = fresh(
-        keras.layers.Dense(6, name="body"),
-        keras.layers.BatchNormalization(name="norm"),
-        keras.layers.Dense(3, name="head"),
-    )
-    model.trainable = False
-    if thaw == "model first":
-        model.trainable, model.get_layer("body").trainable = True, False
-    for layer in model.layers[1:]:
-        layer.trainable = True
-    model.compile("sgd", loss)
-    return model
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+layers = [keras.layers.Dense(6), keras.layers.BatchNormalization(name="norm")]
+layers += [keras.layers.Dense(3, name="head")]
+model = keras.Sequential([keras.Input((8,)), *layers], name="net")
+model.trainable = False
+for layer in layers[1:]:
+    layer.trainable = True
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD107  error    net
+    'net' is frozen and 'norm', 'head' inside it trainable: none of their
+    weights is trained, but the statistics of 'norm' move.
+    cure: Set `trainable = True` on the model around, then `False` on the
+    layers that stay frozen, then compile. [fine_tune_frozen_batchnorm]
+...
+```
+
+Cured, and silent:
+
+```python
+model.trainable = True
+layers[0].trainable = False
 ```
 
 ```python
->>> finding = diagnose(tuned("layers alone"), x, y).findings[0]
->>> finding.code, finding.evidence["layers"]
-('PD107', ['norm', 'head'])
->>> diagnose(tuned("model first"), x, y).codes
+>>> diagnose(model, x).codes
 ()
 ```
 """

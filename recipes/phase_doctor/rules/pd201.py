@@ -8,10 +8,56 @@ have never seen.
 It happens in loops without `training=True`, and with checkpoints of
 `trainable_variables` only.
 
+Broken:
+
 ```python
->>> diagnose(train(0.9, 10, training=False), x, y).codes[0]
-'PD201'
->>> diagnose(train(0.5, 40), x, y).codes
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+
+def net():
+    norm = keras.layers.BatchNormalization(momentum=0.5, name="norm")
+    layers = [keras.Input((8,)), keras.layers.Dense(6), norm, keras.layers.Dense(3)]
+    return keras.Sequential(layers, name="net")
+
+
+def trained(model):
+    model.compile("sgd", "mse")
+    model.fit(x, x[:, :3], epochs=40, verbose=0)
+    return model
+
+
+model, other = net(), trained(net())
+for to, of in zip(model.trainable_variables, other.trainable_variables):
+    to.assign(of)
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x))
+net: 2 findings (TensorFlow ..., keras ...)
+PD201  error    norm
+    The moving statistics of 'norm' are still the initial ones, but its
+    weights were trained.
+    cure: Call `model(x, training=True)` in the train step. Where the
+    weights came from elsewhere (a checkpoint, a soft update of a target
+    network): save, restore and copy all of `model.weights`, not the
+    trainable ones alone. [functional_learning_phase]
+...
+```
+
+Cured, and silent:
+
+```python
+model.set_weights(other.get_weights())
+```
+
+```python
+>>> diagnose(model, x).codes
 ()
 ```
 """

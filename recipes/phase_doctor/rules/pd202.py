@@ -30,14 +30,45 @@ A batch of one sample repeated says nothing either way and is not judged at all.
 <!-- tests/doctor/corpus_healthy.py: confident_softmax_on_one_folder -->
 <!-- tests/doctor/corpus_healthy.py: dummy_batch_of_zeros -->
 
+Broken:
+
 ```python
->>> diagnosis = diagnose(train(0.99, 20), x, y)
->>> diagnosis.codes[0]
-'PD202'
->>> evidence = diagnosis.findings[0].evidence
->>> evidence["steps_seen"], evidence["steps_needed"]
-(20, 299)
->>> diagnose(train(0.5, 40), x, y).codes
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+
+def net(momentum):
+    norm = keras.layers.BatchNormalization(momentum=momentum, name="norm")
+    layers = [keras.Input((8,)), keras.layers.Dense(6), norm, keras.layers.Dense(3)]
+    return keras.Sequential(layers, name="net")
+
+
+def trained(model):
+    model.compile("sgd", "mse")
+    model.fit(x, x[:, :3], epochs=20, verbose=0)
+    return model
+```
+
+Printed:
+
+```python
+>>> print(diagnose(trained(net(momentum=0.99)), x))
+net: 2 findings (TensorFlow ..., keras ...)
+PD202  warning  norm
+    ... of the initial moving statistics of 'norm' is left, as after 20
+    steps at momentum ...; these data need 299.
+    cure: Train for more steps, lower the momentum, or re-estimate the
+    statistics over training batches. [recalibrate_batchnorm]
+...
+```
+
+Cured, and silent:
+
+```python
+>>> diagnose(trained(net(momentum=0.5)), x).codes
 ()
 ```
 """

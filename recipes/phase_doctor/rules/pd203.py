@@ -11,23 +11,46 @@ A weight that is not finite is lost: no re-estimation brings it back.
 **Why it is bad.** One batch with NaN makes the statistics NaN for good; evaluation is
 NaN while training goes on.
 
-```python
-triggers = train(0.5, 40)
-broken = x.copy()
-broken[0, 0] = np.nan
-_ = triggers(broken, training=True)
+Broken:
 
-zeroed = train(0.5, 40)
-norm = zeroed.get_layer("norm")
-norm.moving_variance.assign(norm.moving_variance * 0)  # as a loader that lost them
+```python
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+norm = keras.layers.BatchNormalization(momentum=0.5, name="norm")
+layers = [keras.Input((8,)), norm, keras.layers.Dense(3)]
+model = keras.Sequential(layers, name="net")
+weights = model.get_weights()
+spoiled = x.copy()
+spoiled[0, 0] = np.nan
+outputs = model(spoiled, training=True)
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD203  error    norm
+    2 moving statistics of 'norm' are not finite. Training does not show it:
+    it takes the batch's own.
+    cure: Find the batch that was empty, not finite or beyond the range of
+    float16, then re-estimate the statistics. [recalibrate_batchnorm]
+```
+
+Cured, and silent:
+
+```python
+model.set_weights(weights)
+for _ in range(40):
+    model(x, training=True)
 ```
 
 ```python
->>> diagnose(triggers, x, y).codes
-('PD203',)
->>> diagnose(zeroed, x, y).codes[0]
-'PD203'
->>> diagnose(train(0.5, 40), x, y).codes
+>>> diagnose(model, x).codes
 ()
 ```
 """

@@ -8,11 +8,45 @@ At 0.1 the moving statistics are nine tenths those of the last batch, and infere
 changes with whatever batch came last.
 A value of 0.01 or less is often epsilon, handed in by mistake.
 
+Broken:
+
 ```python
->>> finding = diagnose(train(0.1, 40), x, y).findings[0]
->>> finding.code, finding.where
-('PD204', 'norm')
->>> diagnose(train(0.9, 40), x, y).codes
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+
+def net(momentum):
+    norm = keras.layers.BatchNormalization(momentum=momentum, name="norm")
+    layers = [keras.Input((8,)), keras.layers.Dense(6), norm, keras.layers.Dense(3)]
+    return keras.Sequential(layers, name="net")
+
+
+def trained(model):
+    model.compile("sgd", "mse")
+    model.fit(x, x[:, :3], epochs=40, verbose=0)
+    return model
+```
+
+Printed:
+
+```python
+>>> print(diagnose(trained(net(momentum=0.1)), x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD204  warning  norm
+    'norm' has momentum ...: after each step 90% of its statistics are the
+    last batch's.
+    cure: Set `momentum` to the share that is kept, ... to ... (PyTorch's
+    ... is ... here); re-estimate the statistics of a trained model.
+    [recalibrate_batchnorm]
+```
+
+Cured, and silent:
+
+```python
+>>> diagnose(trained(net(momentum=0.9)), x).codes
 ()
 ```
 """

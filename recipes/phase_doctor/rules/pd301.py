@@ -8,10 +8,61 @@ stays at chance.
 A step that says `training=False` itself, on a model with sensible statistics, means it:
 that is a note.
 
+Broken:
+
 ```python
->>> codes(net(), None)[0]
-'PD301'
->>> codes(net(), True)
+import keras
+import numpy as np
+import tensorflow as tf
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+y = np.arange(32) % 3
+
+model = keras.Sequential([
+    keras.Input((8,)),
+    keras.layers.Dense(6),
+    keras.layers.BatchNormalization(name="norm"),
+    keras.layers.Dense(3),
+], name="net")
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+optimizer = keras.optimizers.SGD(0.1)
+
+
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x))
+    weights = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x, y, train_step=step))
+net: 3 findings (TensorFlow ..., keras ...)
+PD301  error    norm
+    The step trains the weights of 'norm' but leaves its moving statistics
+    unmoved: it runs in inference.
+    cure: Call the model with `training=True` inside the train step.
+    [functional_learning_phase]
+...
+```
+
+Cured, and silent:
+
+```python
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x, training=True))
+    weights = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
+```
+
+```python
+>>> diagnose(model, x, y, train_step=step).codes
 ()
 ```
 """

@@ -13,10 +13,61 @@ So is a step that puts the statistics back after a second pass: it leaves them, 
 **Why it is bad.** Momentum works twice as fast as you set it, and the mixture fits
 neither input.
 
+Broken:
+
 ```python
->>> codes(net(), True, True)
-('PD302',)
->>> codes(net(), True, False)
+import keras
+import numpy as np
+import tensorflow as tf
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+y = np.arange(32) % 3
+
+model = keras.Sequential([
+    keras.Input((8,)),
+    keras.layers.Dense(6),
+    keras.layers.BatchNormalization(name="norm"),
+    keras.layers.Dense(3),
+], name="net")
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+optimizer = keras.optimizers.SGD(0.1)
+
+
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x, training=True))
+    weights = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value, model(x, training=True)
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x, y, train_step=step))
+net: 1 finding (TensorFlow ..., keras ...)
+PD302  error    norm
+    The step moves the statistics of 'norm' 2 times on the same input
+    (net(x)).
+    cure: Run one training-phase forward pass a step; run any other with
+    `training=False`. [fit_explicit_phase]
+...
+```
+
+Cured, and silent:
+
+```python
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x, training=True))
+    weights = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value, model(x, training=False)
+```
+
+```python
+>>> diagnose(model, x, y, train_step=step).codes
 ()
 ```
 """

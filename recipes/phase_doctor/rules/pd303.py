@@ -9,20 +9,66 @@ note; weights that it clips or decays are not.
 
 **Why it is bad.** The backbone you meant to keep drifts.
 
+Broken:
+
 ```python
-def frozen(when):
-    model = net()
-    step = step_of(model, True)
-    if when == "late":
-        step(tf.constant(x), tf.constant(y))  # traces the step
-    model.get_layer("norm").trainable = False
-    return diagnose(model, x, y, train_step=step).codes
+import keras
+import numpy as np
+import tensorflow as tf
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+y = np.arange(32) % 3
+
+model = keras.Sequential([
+    keras.Input((8,)),
+    keras.layers.Dense(6),
+    keras.layers.BatchNormalization(name="norm"),
+    keras.layers.Dense(3),
+], name="net")
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+optimizer = keras.optimizers.SGD(0.1)
+
+
+@tf.function
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x, training=True))
+    weights = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
+
+
+step(tf.constant(x), tf.constant(y))  # traces the step
+model.get_layer("norm").trainable = False
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x, y, train_step=step))
+net: 1 finding (TensorFlow ..., keras ...)
+PD303  error    norm
+    'norm' is frozen, but one step changes it: the step was traced before
+    that.
+    cure: Set `trainable = False` before `compile` and before the step is
+    first traced. [fine_tune_frozen_batchnorm]
+```
+
+Cured, and silent:
+
+```python
+@tf.function
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x, training=True))
+    weights = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
 ```
 
 ```python
->>> frozen("late")
-('PD303',)
->>> frozen("before the first call")
+>>> diagnose(model, x, y, train_step=step).codes
 ()
 ```
 """

@@ -6,23 +6,50 @@ Both, because a maximum or a first row over the batch spares the half that holds
 **Why it is bad.** A prediction changes with whoever shares the batch; a batch of one
 gives the same answer for everything.
 
+Broken:
+
 ```python
-class Centre(keras.layers.Layer):
-    # Takes away the mean over the batch, or over the features.
+import keras
+import numpy as np
+from phase_doctor import diagnose
 
-    def __init__(self, axis, **kwargs):
-        super().__init__(**kwargs)
-        self.axis = axis
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
 
-    def call(self, inputs):
-        return inputs - tf.reduce_mean(inputs, axis=self.axis, keepdims=True)
+
+def centred(inputs):
+    return inputs - keras.ops.mean(inputs, axis=0, keepdims=True)
+
+
+layers = [keras.layers.Lambda(centred, name="centre"), keras.layers.Dense(3)]
+model = keras.Sequential([keras.Input((8,)), *layers], name="net")
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD304  error    centre
+    With other batch mates the output of model(x, training=False) changes by
+    ...; it starts at 'centre'.
+    cure: Compute over the features, not over the batch (axis 0). If batch
+    mates are meant to mix (candidates that compete, in-batch negatives),
+    pass `allow=('PD304',)` and serve the batches that belong together.
+```
+
+Cured, and silent:
+
+```python
+def centred(inputs):
+    return inputs - keras.ops.mean(inputs, axis=1, keepdims=True)
+
+
+layers[0] = keras.layers.Lambda(centred)
+model = keras.Sequential([keras.Input((8,)), *layers])
 ```
 
 ```python
->>> finding = diagnose(net(Centre(0, name="centre")), x).findings[0]
->>> finding.code, finding.where
-('PD304', 'centre')
->>> diagnose(net(Centre(1)), x).codes
+>>> diagnose(model, x).codes
 ()
 ```
 """

@@ -6,25 +6,46 @@ compares.
 **Why it is bad.** The same request gets two answers.
 Monte Carlo dropout and variational autoencoders mean it: pass `allow=("PD305",)`.
 
-```python
-class Noise(keras.layers.Layer):
-    def __init__(self, obey, **kwargs):
-        super().__init__(**kwargs)
-        self.obey, self.seeds = obey, keras.random.SeedGenerator(0)
+Broken:
 
-    def call(self, inputs, training=None):
-        if self.obey and not training:
-            return inputs
-        noise = keras.random.normal(tf.shape(inputs), stddev=0.1, seed=self.seeds)
-        return inputs + noise
+```python
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+
+class Noise(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs + keras.random.normal(keras.ops.shape(inputs))
+
+
+layers = [Noise(name="noise"), keras.layers.Dense(3)]
+model = keras.Sequential([keras.Input((8,)), *layers], name="net")
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD305  error    noise
+    Two runs of model(x, training=False) on one batch differ by ... of the
+    output; 'noise' draws at random.
+    cure: Make the random layer obey `training`. If you mean it, pass
+    `allow=('PD305',)`. [monte_carlo_dropout]
+```
+
+Cured, and silent:
+
+```python
+layers[0] = keras.layers.GaussianNoise(1.0)  # heeds the phase
+model = keras.Sequential([keras.Input((8,)), *layers])
 ```
 
 ```python
->>> diagnose(net(Noise(obey=False)), x).codes
-('PD305',)
->>> diagnose(net(Noise(obey=False)), x, allow=("PD305",)).codes
-()
->>> diagnose(net(Noise(obey=True)), x).codes
+>>> diagnose(model, x).codes
 ()
 ```
 """

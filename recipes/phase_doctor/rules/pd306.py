@@ -9,27 +9,52 @@ model [from 3.16 on](../keras-3.16.md); before that, `PD108` says that it will.
 
 **Why it is bad.** Serving changes the model, and the order of requests matters.
 
+Broken:
+
 ```python
-class Average(keras.layers.Layer):
-    def __init__(self, obey, **kwargs):
-        super().__init__(**kwargs)
-        self.obey = obey
+import keras
+import numpy as np
+from phase_doctor import diagnose
 
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+
+class Count(keras.layers.Layer):
     def build(self, shape):
-        self.mean = self.add_weight(
-            shape=(shape[-1],), initializer="zeros", trainable=False, name="mean"
-        )
+        options = {"initializer": "zeros", "trainable": False}
+        self.seen = self.add_weight(shape=(), name="seen", **options)
 
+    def call(self, inputs):
+        self.seen.assign_add(1.0)
+        return inputs
+
+
+def net(layer):
+    return keras.Sequential([keras.Input((8,)), layer], name="net")
+```
+
+Printed:
+
+```python
+>>> print(diagnose(net(Count()), x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD306  error    count
+    A run of model(x, training=False) changes 1 variables of 'count'.
+    cure: Update state only when `training` is true. [subclass_training_arg]
+```
+
+Cured, and silent:
+
+```python
+class Heeds(Count):
     def call(self, inputs, training=None):
-        if training or not self.obey:
-            self.mean.assign(0.9 * self.mean + 0.1 * tf.reduce_mean(inputs, axis=0))
+        if training:
+            self.seen.assign_add(1.0)
         return inputs
 ```
 
 ```python
->>> diagnose(net(Average(obey=False)), x).codes
-('PD306',)
->>> diagnose(net(Average(obey=True)), x).codes
+>>> diagnose(net(Heeds()), x).codes
 ()
 ```
 """

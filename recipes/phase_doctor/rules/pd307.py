@@ -9,25 +9,48 @@ Where training draws at random, two training runs have to tell the samples apart
 
 **Why it is bad.** Every prediction is the same, whatever the input.
 
+Broken:
+
 ```python
-def scaled(variance):
-    # Its inputs are small numbers; the moving variance fits or does not.
+import keras
+import numpy as np
+from phase_doctor import diagnose
 
-    norm = keras.layers.BatchNormalization(name="norm")
-    model = keras.Sequential([keras.Input((8,)), norm, keras.layers.Dense(3)])
-    norm.beta.assign(norm.beta + 0.1)  # a sign of training
-    norm.moving_mean.assign(small.mean(0))
-    norm.moving_variance.assign(np.full(8, variance, "float32"))
-    return model
-
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
 
 small = (x - 3) * 0.001
+norm = keras.layers.BatchNormalization(name="norm")
+layers = [keras.Input((8,)), norm, keras.layers.Dense(3)]
+model = keras.Sequential(layers, name="net")
+norm.beta.assign(norm.beta + 0.1)  # a sign of training
+norm.moving_variance.assign(norm.moving_variance * 100)
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, small))
+net: 3 findings (TensorFlow ..., keras ...)
+...
+PD307  error    norm  (caused by PD202)
+    Over the batch inference output varies by ..., with the batch's own
+    statistics by ...: inference says the same for every sample.
+    cure: Examine a batch of the training data, prepared as in training. If
+    that is clean, this batch is other data: prepare it alike. If not, the
+    weights have changed since: re-estimate the statistics over training
+    batches. [recalibrate_batchnorm]
+...
+```
+
+Cured, and silent:
+
+```python
+norm.moving_mean.assign(small.mean(axis=0))
+norm.moving_variance.assign(small.var(axis=0))
 ```
 
 ```python
->>> "PD307" in diagnose(scaled(100.0), small).codes
-True
->>> diagnose(scaled(small.var()), small).codes
+>>> diagnose(model, small).codes
 ()
 ```
 """

@@ -5,24 +5,46 @@
 **Why it is bad.** Notebooks call `model(x)`, servers call `predict`; they should agree.
 The usual reason is a `call` with `training=True` as its default.
 
+Broken:
+
 ```python
-class Triggers(keras.Model):
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+
+class Net(keras.Model):
     def __init__(self):
-        super().__init__(name="eager")
+        super().__init__(name="net")
         self.drop, self.head = keras.layers.Dropout(0.5), keras.layers.Dense(3)
 
     def call(self, inputs, training=True):
         return self.head(self.drop(inputs, training=training))
+```
 
+Printed:
 
-class Fixed(Triggers):
+```python
+>>> print(diagnose(Net(), x))
+net: 1 finding (TensorFlow ..., keras ...)
+PD309  warning  net
+    `model(x)` differs from `predict` by ... of the output.
+    cure: Say the phase on every direct call: `model(x, training=False)`.
+    [functional_learning_phase]
+...
+```
+
+Cured, and silent:
+
+```python
+class Fixed(Net):
     def call(self, inputs, training=None):
         return self.head(self.drop(inputs, training=training))
 ```
 
 ```python
->>> diagnose(Triggers(), x).codes
-('PD309',)
 >>> diagnose(Fixed(), x).codes
 ()
 ```

@@ -14,15 +14,60 @@ note names the layers, and the table does not say "healthy".
 **Why it is bad.** A bare `model(x)` in a loop means inference: the network is not
 regularised at all, and nothing tells.
 
+Broken:
+
 ```python
-def dropping():
-    return net(keras.layers.Dropout(0.5, name="drop"))
+import keras
+import numpy as np
+import tensorflow as tf
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+y = np.arange(32) % 3
+
+model = keras.Sequential([
+    keras.Input((8,)),
+    keras.layers.Dense(6),
+    keras.layers.Dropout(0.5, name="drop"),
+    keras.layers.Dense(3),
+], name="net")
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+optimizer = keras.optimizers.SGD(0.1)
+
+
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x))
+    weights = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x, y, train_step=step))
+net: 1 finding (TensorFlow ..., keras ...)
+PD310  error    net
+    The step trains through 'net' and never calls it with `training=True`:
+    in the inference phase run 'drop'.
+    cure: Call it with `training=True` where the step computes the loss.
+    [functional_learning_phase]
+```
+
+Cured, and silent:
+
+```python
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x, training=True))
+    weights = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
 ```
 
 ```python
->>> codes(dropping(), None)
-('PD310',)
->>> codes(dropping(), True)
+>>> diagnose(model, x, y, train_step=step).codes
 ()
 ```
 """

@@ -10,35 +10,59 @@ discriminator in the generator's step, it is a note.
 **Why it is bad.** Its weights stay and its statistics leave them: a teacher's answers
 change from step to step while nobody trains it.
 
+Broken:
+
 ```python
-def distilled(phase):
-    class Student(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.student, self.teacher = net(), net()
+import keras
+import numpy as np
+import tensorflow as tf
+from phase_doctor import diagnose
 
-        def call(self, inputs, training=None):
-            return self.student(inputs, training=training)
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+y = np.arange(32) % 3
 
-    model, optimizer = Student(), keras.optimizers.SGD(0.1)
-    model.build((None, 8))
+layers = [keras.Input((8,)), keras.layers.Dense(6), keras.layers.BatchNormalization()]
+base, head = keras.Sequential(layers, name="base"), keras.layers.Dense(3)
+model = keras.Sequential([base, head], name="net")
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+optimizer = keras.optimizers.SGD(0.1)
 
-    def step(x, y):
-        soft = tf.nn.softmax(model.teacher(x, training=phase))
-        with tf.GradientTape() as tape:
-            value = tf.nn.softmax_cross_entropy_with_logits(
-                soft, model.student(x, training=True)
-            )
-        variables = model.student.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(value, variables), variables))
 
-    return diagnose(model, x, y, train_step=step).codes
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x, training=True))
+    weights = head.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x, y, train_step=step))
+net: 1 finding (TensorFlow ..., keras ...)
+PD311  error    base/batch_normalization_6
+    The step moves the statistics of 'base/batch_normalization_6' and trains
+    none of its weights: it runs in the training phase, and only its
+    statistics drift.
+    cure: Call what the step does not train with `training=False`.
+    [fine_tune_frozen_batchnorm]
+...
+```
+
+Cured, and silent:
+
+```python
+def step(x, y):
+    with tf.GradientTape() as tape:
+        value = loss(y, head(base(x, training=False)))
+    weights = head.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, weights), weights))
+    return value
 ```
 
 ```python
->>> distilled(True)
-('PD311',)
->>> distilled(False)
+>>> diagnose(model, x, y, train_step=step).codes
 ()
 ```
 """

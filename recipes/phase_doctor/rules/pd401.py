@@ -6,18 +6,42 @@ When the output hardly varies over the batch, it says that agreement proves noth
 
 **Why it is bad.** What you serve is not what you tested.
 
+Broken:
+
 ```python
-model.save("kept.keras")
-weights = model.get_weights()
-model.set_weights([w * 1.1 for w in weights])
-model.save("other.keras")
-model.set_weights(weights)
+import keras
+import numpy as np
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+layers = [keras.Input((8,)), keras.layers.Dense(6, name="body")]
+model = keras.Sequential(layers, name="net")
+model.save("net.keras")
+model.get_layer("body").bias.assign(np.ones(6))  # trained on after saving
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x, artifact="net.keras"))
+net: 1 finding (TensorFlow ..., keras ...)
+PD401  error    whole model
+    net.keras differs from `model(x, training=False)` by ... of the output.
+    cure: The phase is not the reason: the file holds other weights than the
+    model of now, or fewer digits. Score both on validation data; export
+    again where the model is better, else load the weights that the file was
+    made from. [export_inference_model]
+```
+
+Cured, and silent:
+
+```python
+model.save("net.keras")
 ```
 
 ```python
->>> diagnose(model, x, artifact="other.keras").codes
-('PD401',)
->>> diagnose(model, x, artifact="kept.keras").codes
+>>> diagnose(model, x, artifact="net.keras").codes
 ()
 ```
 """

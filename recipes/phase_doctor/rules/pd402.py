@@ -11,10 +11,52 @@ the numbers of PD401 are the proof.
 **Why it is bad.** The artifact serves in training mode: requests change it, or it rolls
 dice.
 
+Broken:
+
 ```python
->>> diagnose(model, x, artifact=save("trains", training=True)).codes
-('PD402',)
->>> diagnose(model, x, artifact=save("serves", training=False)).codes
+import keras
+import numpy as np
+import tensorflow as tf
+from phase_doctor import diagnose
+
+x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
+
+layers = [keras.layers.Dense(6), keras.layers.BatchNormalization(momentum=0.5)]
+model = keras.Sequential([keras.Input((8,)), *layers], name="net")
+for _ in range(20):
+    model(x, training=True)
+
+
+def export(path, rows, training):
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    spec = tf.TensorSpec((rows, 8), "float32")
+    archive.add_endpoint("serve", lambda x: model(x, training=training), [spec])
+    archive.write_out(path)
+
+
+export("trains", None, training=True)
+```
+
+Printed:
+
+```python
+>>> print(diagnose(model, x, artifact="trains"))
+net: 1 finding (TensorFlow ..., keras ...)
+PD402  error    whole model
+    The endpoint of trains holds 2 assignments to variables.
+    cure: Export a function that calls `model(x, training=False)`.
+    [export_inference_model]
+```
+
+Cured, and silent:
+
+```python
+export("serves", None, training=False)
+```
+
+```python
+>>> diagnose(model, x, artifact="serves").codes
 ()
 ```
 """

@@ -74,12 +74,14 @@ class Check:
             return f"Keras {since} and newer, before {until}"
         return "every Keras" if self.since == FIRST else f"Keras {since} and newer"
 
-    def text(self) -> str:
-        """What `--explain` prints."""
+    def text(self, printed: str) -> str:
+        """What `--explain` prints; `printed` is what the scan says of `broken`."""
         return (
             f"{self.code} ({self.severity}): {self.title}\n\n{self.why}\n\n"
             f"Instead: {self.instead}\n\nTrue on {self.releases}.\n\n"
-            f"Named:\n\n{indented(self.broken)}\n\nSilent:\n\n{indented(self.cured)}\n"
+            f"Broken:\n\n{indented(self.broken)}\n\n"
+            f"Printed:\n\n{indented(printed)}\n\n"
+            f"Cured, and silent:\n\n{indented(self.cured)}\n"
         )
 
 

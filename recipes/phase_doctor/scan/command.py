@@ -90,10 +90,7 @@ def as_text(report: Report) -> str:
     ]
     for finding in report.found:
         counts[finding.severity] += 1
-        lines += [
-            f"{finding.where}: {finding.code} {finding.severity}: {finding.message}",
-            f"    instead: {finding.instead}",
-        ]
+        lines.append(as_lines(finding))
     for path, why in report.unread.items():
         lines.append(f"{path}: not read. {why}")
     total = ", ".join(
@@ -107,6 +104,11 @@ def as_text(report: Report) -> str:
     return "\n".join(lines)
 
 
+def as_lines(finding: Finding) -> str:
+    said = f"{finding.where}: {finding.code} {finding.severity}: {finding.message}"
+    return f"{said}\n    instead: {finding.instead}"
+
+
 def as_json(report: Report) -> str:
     told: dict[str, Any] = {"schema": 1, **asdict(report)}
     told["findings"] = [
@@ -115,9 +117,16 @@ def as_json(report: Report) -> str:
     return json.dumps(told, indent=2, ensure_ascii=False)
 
 
+def printed(check: Check) -> str:
+    """What the scan says of a check's example."""
+    release = settings.numbers(check.keras or settings.CURRENT)
+    source = Source(files.Text("model.py", check.broken), release)
+    return "\n".join(as_lines(finding) for finding in findings(source, [check]))
+
+
 def explanations() -> dict[str, str]:
     """What `--explain` prints, by code."""
-    return {code: check.text() for code, check in CHECKS.items()}
+    return {code: check.text(printed(check)) for code, check in CHECKS.items()}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
