@@ -99,10 +99,12 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(python="3.12")
 def bench(session: nox.Session) -> None:
-    """Print ratios from interleaved runs and write docs/reference/benchmarks.json; then the cost of the doctor."""
+    """Print ratios from interleaved runs and write docs/reference/benchmarks.json; then what the doctor costs, and
+    synchronised statistics of several workers."""
     locked(session)
     session.run("python", "tests/benchmarks/bench.py", *session.posargs)
     session.run("python", "tests/benchmarks/doctor_cost.py")
+    session.run("python", "tests/benchmarks/distributed_cost.py")
 
 
 @nox.session(python="3.12")

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "docs/reference/benchmarks.json"
 EXAMINED = ROOT / "docs/reference/doctor/examined.json"
 WILD = ROOT / "docs/reference/doctor/wild.json"
+DISTRIBUTED = ROOT / "docs/reference/distributed-cost.json"
 SCAN = ROOT / "docs/reference/doctor/scan.json"
 FAULTS = ROOT / "docs/reference/doctor/wild-faults.json"
 
@@ -164,7 +165,20 @@ def scan_judged() -> str:
     return text + ("\nJudged false:\n\n" + "\n".join(lines) + "\n" if lines else "")
 
 
+def distributed_cost() -> str:
+    """Return docs/reference/distributed-cost.json as a table: a row a number of workers, a column a number of layers."""
+    data = json.loads(DISTRIBUTED.read_text(encoding="utf-8"))
+    rows, measured = data["rows"], data["measured"]
+    layers = sorted({row["layers"] for row in rows})
+    text = "| workers |" + "".join(f" {n} layer{'s' * (n > 1)} |" for n in layers) + "\n|--:|" + "--:|" * len(layers)
+    for workers in sorted({row["workers"] for row in rows}):
+        ratios = {row["layers"]: row["ratio"] for row in rows if row["workers"] == workers}
+        text += f"\n| {workers} |" + "".join(f" {ratios[n]:.3g} |" for n in layers)
+    return text + f"\n\nTensorFlow {measured['tensorflow']}, Keras {measured['keras']}, {measured['machine']}."
+
+
 def define_env(env: Any) -> None:
+    env.macro(distributed_cost)
     env.macro(scan_judged)
     env.macro(bench_table)
     env.macro(doctor_examined)
