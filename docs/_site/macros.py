@@ -166,7 +166,7 @@ def scan_judged() -> str:
 
 
 def distributed_cost() -> str:
-    """Return docs/reference/distributed-cost.json as a table: a row a number of workers, a column a number of layers."""
+    """Return docs/reference/distributed-cost.json as a table, workers by layers."""
     data = json.loads(DISTRIBUTED.read_text(encoding="utf-8"))
     rows, measured = data["rows"], data["measured"]
     layers = sorted({row["layers"] for row in rows})

@@ -1,4 +1,5 @@
-"""Measure what `synchronized=True` adds to a step, by the number of workers; writes docs/reference/distributed-cost.json.
+"""Measure what `synchronized=True` adds to a step, by the number of workers;
+writes docs/reference/distributed-cost.json.
 
     python tests/benchmarks/distributed_cost.py     # about two minutes, on a quiet machine
 
