@@ -24,7 +24,7 @@ Printed:
 net: 1 finding (TensorFlow ..., keras ...)
 PD001  error    whole model
     model(x, training=False) raised ValueError: Input 0 with name 'None' of
-    layer 'dense' is incompatible with the layer: expected axis -1 of input
+    layer 'dense...' is incompatible with the layer: expected axis -1 of input
     shape to have value 9, but received input with shape (32, 8)
     cure: Make it run on this batch first.
 ```

@@ -29,7 +29,7 @@ Printed:
 >>> print(diagnose(model, x))
 net: 1 finding (TensorFlow ..., keras ...)
 PD104  warning  norm
-    'norm' normalises the outputs of 'dense_9', 'dense_10'; its moving
+    'norm' normalises the outputs of 'dense...', 'dense...'; its moving
     statistics are a mixture that fits none.
     cure: Create one BatchNormalization for each place; weights of other
     layers may stay shared. [fit_explicit_phase]

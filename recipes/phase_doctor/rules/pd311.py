@@ -41,8 +41,8 @@ Printed:
 ```python
 >>> print(diagnose(model, x, y, train_step=step))
 net: 1 finding (TensorFlow ..., keras ...)
-PD311  error    base/batch_normalization_6
-    The step moves the statistics of 'base/batch_normalization_6' and trains
+PD311  error    base/batch_normalization...
+    The step moves the statistics of 'base/batch_normalization...' and trains
     none of its weights: it runs in the training phase, and only its
     statistics drift.
     cure: Call what the step does not train with `training=False`.
