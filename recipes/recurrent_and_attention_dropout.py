@@ -5,7 +5,7 @@ Symptom: a loop of one's own overfits although the layers have dropout; `dropout
 Cause: `model(x)` in a loop is inference, and so is a sublayer that nobody tells the
     phase. Nothing moves, as BatchNormalization would: dropout leaves no trace.
 Fix: `training=True` in the step, a block that hands it on; `drops(model, x)` looks.
-Holds on: Keras 3.0 to 3.16.dev; 3.0 itself ignores `recurrent_dropout`.
+Holds on: Keras 3.0 to 3.16.dev; 3.0 and 3.1 ignore `recurrent_dropout`.
 More: docs/recipes/recurrent_and_attention_dropout.md, Phasebook 0.2.0
 """
 
