@@ -42,6 +42,21 @@ def test_cure_on_one_device_the_steps_are_those_of_train_on_batch_and_evaluation
     assert int(optimizer.iterations.numpy()) == 1
 
 
+def test_evaluation_is_inference_where_the_models_own_default_is_training():
+    class On(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = keras.layers.Dense(3)
+            self.head.build((None, 4))
+
+        def call(self, x, training=True):
+            return self.head(10 * x if training else x)
+
+    alone, made = tf.distribute.get_strategy(), (On(), keras.optimizers.SGD())
+    model, _, _, test_step = recipe.make_steps(alone, lambda: made, LOSS, 32)
+    np.testing.assert_allclose(test_step(X), model(X, training=False), rtol=1e-5, atol=1e-5)
+
+
 def test_a_model_whose_replicas_would_keep_their_own_statistics_is_refused():
     two = SimpleNamespace(num_replicas_in_sync=2)
     inner = build()[0]
