@@ -28,7 +28,7 @@ x = np.random.default_rng(0).normal(3, 2, (32, 8)).astype("float32")
 class Net(keras.Model):
     def __init__(self):
         super().__init__(name="net")
-        self.norm = keras.layers.BatchNormalization()
+        self.norm = keras.layers.BatchNormalization(name="norm")
         self.head = keras.layers.Dense(3)
 
     def call(self, inputs):
@@ -42,7 +42,7 @@ Printed:
 net: 1 finding (TensorFlow ..., keras ...)
 PD101  error    net
     `call` of 'net' takes no `training`, so `fit` never puts
-    'batch_normalization' into training mode.
+    'norm' into training mode.
     cure: Declare `def call(self, inputs, training=None)` and pass
     `training` to every layer inside. [subclass_training_arg]
 ...

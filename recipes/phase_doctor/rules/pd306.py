@@ -36,7 +36,7 @@ def net(layer):
 Printed:
 
 ```python
->>> print(diagnose(net(Count()), x))
+>>> print(diagnose(net(Count(name="count")), x))
 net: 1 finding (TensorFlow ..., keras ...)
 PD306  error    count
     A run of model(x, training=False) changes 1 variables of 'count'.

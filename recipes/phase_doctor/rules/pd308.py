@@ -32,7 +32,7 @@ loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 Printed:
 
 ```python
->>> print(diagnose(net(Drop()), x, y, loss=loss))
+>>> print(diagnose(net(Drop(name="drop")), x, y, loss=loss))
 net: 1 finding (TensorFlow ..., keras ...)
 PD308  warning  drop
     On one batch the two phases disagree far beyond noise: the loss is ...
