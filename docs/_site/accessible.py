@@ -9,7 +9,7 @@ COLUMNS = 36  # as many fit a code block at 360 px
 CODE = re.compile(r"(?P<open><pre[^>]*>(?:<span></span>)?<code)(?P<rest>>(?P<code>.*?)</code>)", re.DOTALL)
 TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 CELL_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
-JOINT = re.compile(r"(?<=[^\W_])([._]+)(?=[^\W_])")
+JOINT = re.compile(r"(?<=[^\W_])([._(]+)(?=[^\W_])")
 
 
 def focusable_code(page: str) -> str:
@@ -24,7 +24,7 @@ def focusable_code(page: str) -> str:
 
 
 def breakable_names(page: str) -> str:
-    """Let a long name in a table break after `_` and `.`, and nowhere else."""
+    """Let a long name in a table break after `_`, `.` and `(`, and nowhere else."""
 
     def cell(code: re.Match[str]) -> str:
         return JOINT.sub(r"\1<wbr>", code[0])

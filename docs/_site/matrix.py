@@ -26,6 +26,8 @@ SOURCE = "../probes/"  # the page that shows the file, as seen from the matrix
 
 # Families of facts: on the matrix page those of them that answer alike everywhere share a row.
 FOLDED = ("Behind a stated phase",)
+# Columns of answers that a page shows without scrolling, at 1280 px.
+FITS = 6
 
 Answer = Any  # True, False, a number, a word, or {"error": text}
 
@@ -185,7 +187,7 @@ def tone(answer: Answer) -> str:
 
 def said(answer: Answer) -> str:
     """An answer as inline HTML: colour, sign and word; a value needs no sign."""
-    mark = "" if tone(answer) == "value" else f"{sign(answer)} "
+    mark = "" if tone(answer) == "value" else f"{sign(answer)}\u00a0"
     return f'<span class="mx-answer mx-{tone(answer)}">{mark}{html.escape(word(answer))}</span>'
 
 
@@ -231,14 +233,36 @@ def matrix(*fact_ids: str, columns: Iterable[str] | None = None, data: dict | No
         raise ValueError("matrix() needs at least one fact id")
     wanted = data["columns"] if columns is None else [column_of(name, data) for name in columns]
     facts = [fact_of(name, data) for name in fact_ids]
-    rows = [[data["cells"][name][column["id"]] for column in wanted] for name in fact_ids]
-    stretches = segments(rows, wanted)
-    head = ["", *[span(first, last, wanted) for first, last in stretches]]
+    return "\n\n".join(
+        [
+            *(_table(facts, part, data) for part in _parts(facts, wanted, data)),
+            f"<small>Measured on the released packages, {data['generated']}.</small>\n",
+        ]
+    )
+
+
+def _rows(facts: Sequence[dict], columns: Sequence[dict], data: dict) -> list[list[Answer]]:
+    return [[data["cells"][fact["id"]][column["id"]] for column in columns] for fact in facts]
+
+
+def _parts(facts: Sequence[dict], columns: Sequence[dict], data: dict) -> list[Sequence[dict]]:
+    """One table where it fits a page's width, else Keras 3 above what was before it."""
+    if len(segments(_rows(facts, columns, data), columns)) <= FITS:
+        return [columns]
+    today = [column for column in columns if is_keras_3(column)]
+    return [part for part in (today, [column for column in columns if column not in today]) if part]
+
+
+def _table(facts: Sequence[dict], columns: Sequence[dict], data: dict) -> str:
+    rows = _rows(facts, columns, data)
+    stretches = segments(rows, columns)
+    head = ["", *[span(first, last, columns) for first, last in stretches]]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for fact, row in zip(facts, rows, strict=True):
         statement = fact["statement"].replace("|", "\\|")
-        lines.append("| " + " | ".join([statement, *[said(row[first]) for first, _ in stretches]]) + " |")
-    return "\n".join(lines) + f"\n\n<small>Measured on the released packages, {data['generated']}.</small>\n"
+        answers = [said(row[first]).replace("Error<", "<wbr>Error<") for first, _ in stretches]
+        lines.append("| " + " | ".join([statement, *answers]) + " |")
+    return "\n".join(lines)
 
 
 def matrix_cell(fact: str, column: str, data: dict | None = None) -> str:

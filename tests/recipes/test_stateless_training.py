@@ -34,6 +34,7 @@ def test_cure_the_step_is_that_of_train_on_batch_statistics_and_seeds_included(o
     plain.compile(optimizer, LOSS)
     step = recipe.make_step(functional, keras.optimizers.get(optimizer), LOSS)
     for _ in range(3):
+        plain.reset_metrics()  # older releases give the mean of all calls so far
         assert float(step(X, Y)) == pytest.approx(float(plain.train_on_batch(X, Y)), rel=1e-4)
     close(values(functional), values(plain))
 

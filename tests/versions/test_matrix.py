@@ -252,10 +252,19 @@ def test_a_small_table_merges_releases_and_escapes_bars() -> None:
     )
     assert row.startswith("| `fit` moves \\| it. | ")
     assert re.findall(r"mx-(yes|no|error|value)", row) == ["yes", "error", "no", "no"]
-    assert "✓ yes" in row and "✗ no" in row and "! TypeError" in row
+    assert "✓\u00a0yes" in row and "✗\u00a0no" in row and "!\u00a0Type<wbr>Error" in row
     assert "2026-01-01" in table
     chosen = site.matrix("a/fit", "b", columns=["2.15.1", "2.21.0"], data=SMALL)
     assert chosen.splitlines()[0] == "|  | TF 2.15.1 | Keras 3.15.1 |"
+
+
+def test_a_table_too_wide_for_its_page_is_two_and_todays_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "FITS", 3)
+    heads = [line for line in site.matrix("a/fit", data=SMALL).splitlines() if line.startswith("|  |")]
+    assert heads == [
+        "|  | Keras 3.0.5 – 3.15.1 on TF 2.19.1 | Keras 3.15.1 on TF 2.21.0 |",
+        "|  | TF 2.14.1 – 2.15.1 | tf_keras 2.21.0 |",
+    ]
 
 
 def test_one_cell_in_words() -> None:
