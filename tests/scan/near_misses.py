@@ -245,6 +245,10 @@ SILENT: dict[str, list[str]] = {
         f"{K}inputs = keras.Input((8, 8, 3))\nbase = keras.Sequential([layers.BatchNormalization()])\n"
         "model = keras.Model(inputs, base(layers.Resizing(8, 8)(inputs), training=False))\nmodel.export('served')",
         f"{K}model = keras.Sequential([layers.Resizing(8, 8), layers.BatchNormalization()])\nmodel.save('model.keras')",
+        f"{K}model = keras.Sequential([layers.RandomFlip(), layers.BatchNormalization()])\n"
+        "tf.saved_model.save(model, 'served')",
+        f"{K}model = keras.Sequential([layers.Resizing(8, 8), layers.BatchNormalization()])\n"
+        "tf.saved_model.save(model, 'served', signatures=serve)",
     ],
     "PS403": [
         f"{K}layers.BatchNormalization(momentum=0.9)",
@@ -295,6 +299,10 @@ NAMED: dict[str, list[str]] = {
         f"{NET}def f(t, n, x):\n    y, *_ = model.stateless_call(t, n, x, training=True)\n    return y",
         f"{NET}def f(model, t, n, x):\n    y, new = model.stateless_call(t, n, x, training=True)\n    return y\n"
         "f(model, t, n, x)",
+    ],
+    "PS402": [
+        f"{K}model = keras.Sequential([layers.Resizing(8, 8), layers.BatchNormalization()])\n"
+        "tf.saved_model.save(model, 'served')",
     ],
     "PS322": [
         FREE.format("d.trainable = False", "d.train_on_batch(x, y)"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
-from near_misses import NAMED, SILENT
+from near_misses import NAMED, SILENT, model, step
 from phase_doctor.scan import checks
 from phase_doctor.scan.check import CHECKS
 from phase_doctor.scan.files import Text
@@ -11,6 +14,7 @@ from phase_doctor.scan.settings import numbers
 from phase_doctor.scan.source import Source, findings
 
 assert checks
+MATRIX = Path(__file__).parents[2] / "docs/reference/version-matrix.json"
 by_code = pytest.mark.parametrize("code", CHECKS)
 
 
@@ -50,6 +54,18 @@ def test_what_looks_alike_is_silent(code: str) -> None:
 def test_longer_ways_to_say_it_are_named_too(code: str) -> None:
     for text in NAMED[code]:
         assert faults(text) == [code], text
+
+
+def test_a_stated_phase_is_heard_by_an_untold_call_where_the_version_matrix_says_so() -> None:
+    head = model("def call(self, x):\n    return self.drop(x)", after="model = Net()")
+    text = step("model(x, training=True)", head=head)
+    matrix = json.loads(MATRIX.read_text())
+    heard = matrix["cells"]["subclass_no_arg/tffunction_training_true"]
+    columns = [c for c in matrix["columns"] if c["keras"].startswith("3.") and "tf_keras" not in c["id"]]
+    assert {heard[c["id"]] for c in columns} == {True, False}
+    for column in columns:
+        release = ".".join(column["keras"].split(".")[:2])
+        assert found(text, release) == ([] if heard[column["id"]] else ["PS201"]), release
 
 
 @by_code

@@ -6,10 +6,15 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from .holds import Signature, keyword, phase_of
+from .holds import Signature, constant, keyword, phase_of
 from .source import Source
 from .things import Class, Instance, Layer, Net
 from .tree import Scope, Site
+
+HEARS = (
+    3,
+    10,
+)  # from here on a `call` without `training` heeds `model(x, training=True)`
 
 
 def calls_of_layers(source: Source, scope: Scope) -> Iterator[tuple[Site, Any, Any]]:
@@ -74,22 +79,25 @@ def updates(scope: Scope, model: ast.expr) -> bool:
     return applies and mine
 
 
-def stepped(source: Source) -> Iterator[tuple[Site, Instance]]:
-    """Bare calls of a class's instances under a tape whose gradients are applied."""
+def stepped(source: Source, told: bool = False) -> Iterator[tuple[Site, Instance]]:
+    """Bare calls of a class's instances under a tape whose gradients are applied.
+
+    With `told` also those that state `training=True`.
+    """
     for site in source.calls:
         value = source.callee(site)
-        if (
-            isinstance(value, Instance)
-            and under_tape(source, site)
-            and phase_given(source, site, value) is None
-            and updates(site.scope, site.node.func)  # type: ignore[attr-defined]
-        ):
+        if not isinstance(value, Instance) or not under_tape(source, site):
+            continue
+        phase = phase_given(source, site, value)
+        fits = phase is None or (told and constant(phase) is True)  # type: ignore[arg-type]
+        if fits and updates(site.scope, site.node.func):  # type: ignore[attr-defined]
             yield site, value
 
 
 def trained(source: Source) -> dict[Class, str]:
     """The classes of the file whose instances it trains, and where it does so."""
-    found = {value.of: "its training step" for _, value in stepped(source)}
+    unheard = (3,) <= source.release < HEARS
+    found = {value.of: "its training step" for _, value in stepped(source, unheard)}
     for site, receiver in source.methods("fit", "compile", "train_on_batch"):
         value = source.values.at(receiver, site)
         if isinstance(value, Instance):

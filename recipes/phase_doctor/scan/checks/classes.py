@@ -70,7 +70,8 @@ def no_training(source: Source) -> Found:
 
     A model whose `call` has none, or hides it in `**kwargs`, runs its layers in
     inference while it trains: dropout drops nothing, statistics stay as they were.
-    `model(x)` in a step of your own does the same.
+    `model(x)` in a step of your own does the same, and before Keras 3.10 so does
+    `model(x, training=True)`.
     """
     steps = trained(source)
     for cls in source.classes:

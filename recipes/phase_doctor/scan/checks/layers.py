@@ -10,6 +10,7 @@ from ..check import check
 from ..holds import constant, heeds, keyword
 from ..source import Source
 from ..things import Layer, Net
+from ..tree import Site
 from .recorded import recorded
 
 Found = Iterator[tuple[ast.AST, str]]
@@ -125,17 +126,19 @@ model.export("served")
 """,
 )
 def leaking_export(source: Source) -> Found:
-    """`export` states no phase. The `Random…` layers, from 3.6 on `Resizing` and
-    `CenterCrop` too, run with their default, `training=True`, which BatchNormalization
-    behind takes over.
+    """`export` states no phase, nor does `tf.saved_model.save` without `signatures`.
+    The `Random…` layers, from 3.6 on `Resizing` and `CenterCrop` too, run with their
+    default, `training=True`, which BatchNormalization behind takes over.
     """
     if any(recorded(source, False)):  # such a layer stays in inference
         return
-    for site, receiver in source.methods("export"):
+    for site, receiver, draws in exports(source):
         model = source.values.at(receiver, site)
         if not isinstance(model, Net):
             continue
         layers = list(source.holds.layers(model))
+        if not draws and any(part.kind.startswith("Random") for part in layers):
+            continue  # this way to save raises for their seeds
         leaks = [
             number
             for number, part in enumerate(layers)
@@ -152,6 +155,16 @@ def leaking_export(source: Source) -> Found:
                 f"`{layers[leaks[0]].kind}` opens the training phase: `{behind[0]}` "
                 f"behind it trains in what is exported.",
             )
+
+
+def exports(source: Source) -> Iterator[tuple[Site, ast.expr, bool]]:
+    """What traces a model without a phase: the model, and whether it may draw."""
+    yield from ((site, model, True) for site, model in source.methods("export"))
+    for site in source.calls:
+        if source.func(site) == "tensorflow.saved_model.save":
+            match site.node:
+                case ast.Call(args=[model, _], keywords=[]):
+                    yield site, model, False
 
 
 @check(
