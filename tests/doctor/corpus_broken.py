@@ -1691,7 +1691,7 @@ def head_alone_is_trained_and_the_backbone_told() -> Case:
     return Case(model, X, Y, {"train_step": step}, codes=("PD311",), where="one_bn")
 
 
-# -- PD107: a layer thawed inside a frozen model ----------------------------------------------------------------------
+# -- PD107: a layer unfrozen inside a frozen model ---------------------------------------------------------------------
 
 
 @case

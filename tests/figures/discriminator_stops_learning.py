@@ -1,4 +1,4 @@
-"""The discriminator's loss on one batch of real data: frozen after its compile, and thawed for its own step."""
+"""The discriminator's loss on one batch of real data: frozen after its compile, and unfrozen for its own step."""
 
 from typing import Any
 
@@ -26,20 +26,20 @@ def measure() -> dict[str, Any]:
     real, ones = generator.normal(2, 1, (64, 4)).astype("float32"), np.ones((64, 1), "float32")
     noise = generator.normal(size=(64, 2)).astype("float32")
     series = []
-    for name, role, thaw in (("compiled, then frozen", "bad", False), ("thawed for its own step", "good", True)):
+    for name, role, unfrozen in (("compiled, then frozen", "bad", False), ("unfrozen for its own step", "good", True)):
         discriminator, gan = pair()
         losses = []
         for _ in range(STEPS):
-            discriminator.trainable = thaw
+            discriminator.trainable = unfrozen
             losses.append(float(discriminator.train_on_batch(real, ones)))
             discriminator.trainable = False
             gan.train_on_batch(noise, ones)
         series.append({"name": name, "values": losses, "role": role})
     first, last = (f"{series[0]['values'][place]:.2f}" for place in (0, -1))
-    thawed = f"{series[1]['values'][-1]:.2f}"
+    at_last = f"{series[1]['values'][-1]:.2f}"
     return {
         "says": f"Binary cross-entropy of the discriminator on one batch of real data. Frozen after its compile it "
-        f"goes from {first} to {last} in {STEPS} steps; thawed for its own step it ends at {thawed}.",
+        f"goes from {first} to {last} in {STEPS} steps; unfrozen for its own step it ends at {at_last}.",
         "panels": [
             {
                 "title": "loss of the discriminator",

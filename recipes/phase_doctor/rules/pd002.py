@@ -3,8 +3,8 @@
 Always a note.
 It says what was left out and why: a step with side effects that was not run, a batch of
 one sample, a model that came unbuilt and is built now.
-Where outputs are no tensors, such as a distribution, nothing was compared, and the
-table does not say "healthy"; dataclasses of tensors are read.
+Outputs that are no tensors, such as a distribution, are not compared, and the table
+does not say "healthy". Dataclasses of tensors are read.
 <!-- tests/doctor/corpus_broken.py: dataclass_whose_batch_mates_matter -->
 
 Broken:

@@ -1,19 +1,19 @@
 """PD101: `call` cannot be told the phase
 
-**What it does.** Traces what `fit` would run and reports a layer that heeds the phase,
-is not told that this is training, and was given no phase by the author.
+**What it does.** Traces what `fit` would run. It reports a layer that heeds the phase,
+does not get the training phase, and was given no phase by the author.
 The finding names the model or block whose `call` takes no `training`.
-Where an earlier layer's explicit phase is what a layer hears, it names both: in a
-subclass on every Keras 3, in a Functional or Sequential model [from 3.16
-on](../keras-3.16.md); before that, `PD108` says that it will.
-A phase that `call` writes itself is the author's decision where the statistics came
-from somewhere; in a model that is being trained from fresh ones it counts too, as with
-an argument named `is_training`.
+Where a layer inherits the phase that an earlier layer states, it names both. That
+happens in a subclass on every Keras 3, and in a Functional or Sequential model [from
+3.16 on](../keras-3.16.md); before that, `PD108` says that it will.
+A phase that `call` itself writes is the author's decision, if the statistics came with
+the weights. If the model is trained from initial statistics, it counts too, as with an
+argument named `is_training`.
 <!-- tests/doctor/corpus_broken.py: argument_by_another_name -->
 
 **Why it is bad.** `fit` looks for a parameter named `training`; `**kwargs` does not
 count.
-Without it BatchNormalization and Dropout stay in inference mode, silently.
+Without it BatchNormalization and Dropout stay in inference, and nothing warns.
 
 Broken:
 

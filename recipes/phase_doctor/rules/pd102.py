@@ -5,14 +5,14 @@ what the layers get when the model is told the other phase.
 
 **Why it is bad.** `base(inputs, training=False)` reads as if the backbone's statistics
 were safe.
-On Keras 3.0 to 3.15 `fit` overrides it; on later releases and on Keras 2 it holds, and
-the rule stays silent. On 3.16 [what stands behind it](../keras-3.16.md) is silenced.
-What to do depends on what was recorded where: a BatchNormalization recorded with False
-is frozen by `trainable`; one recorded with True loses that True, for frozen it would
-learn nothing; dropout recorded with True goes through `to_monte_carlo`.
+On Keras 3.0 to 3.15 `fit` overrides it. On Keras 2 and from 3.16 on it holds, and the
+rule is silent; on 3.16 it also reaches [the layers behind](../keras-3.16.md).
+The cure depends on what was recorded. A BatchNormalization recorded with False is
+frozen by `trainable`. One recorded with True loses that True: frozen, it would learn
+nothing. A dropout recorded with True goes through `to_monte_carlo`.
 <!-- tests/doctor/corpus_broken.py: norms_recorded_true_in_a_residual_net -->
-A recorded value equal to the layer's own default cannot be told from no value, and is
-not judged.
+A recorded value that equals the layer's own default looks like no value, and is not
+judged.
 
 Broken:
 

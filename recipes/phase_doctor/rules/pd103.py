@@ -1,8 +1,8 @@
 """PD103: untracked variables
 
 **What it does.** Compares the variables in the traced graph with the model's lists, and
-names the layer that uses the strangers.
-In Keras 3 a bare `tf.Variable` in a layer is one: it is in no list and is not saved. It
+names the layer that uses a variable in none of them.
+In Keras 3 a bare `tf.Variable` in a layer is such a variable: it is not saved. It
 counts when training writes it and inference reads it.
 <!-- tests/doctor/corpus_broken.py: statistics_in_bare_variables -->
 

@@ -3,8 +3,8 @@
 **What it does.** Looks at layers called several times in one pass.
 It reports those fed by different layers, or whose inputs have different channel means.
 
-**Why it is bad.** There is one moving mean for all places, a mixture that fits none.
-A siamese encoder that sees the same kind of input twice is fine, and gets at most a
+**Why it is bad.** There is one moving mean for all places: a mixture that fits none.
+A siamese encoder that sees the same kind of input twice is fine: it gets at most a
 note.
 
 Broken:

@@ -1,9 +1,9 @@
 """PD105: `trainable` changed after `compile`
 
-**What it does.** Compares the flags of now with those that `compile` and the optimizer
-saw, and reads which variables the already traced training function writes.
-A step handed in that goes by the flags of now makes it a note: the compiled function is
-not what trains.
+**What it does.** Compares the current `trainable` flags with those that `compile` and
+the optimizer saw, and reads which variables the traced training function writes.
+If you hand in a step that follows the current flags, it is a note: the compiled
+function is not what trains.
 <!-- tests/doctor/corpus_healthy.py: frozen_after_fit_for_a_step_of_ones_own -->
 
 **Why it is bad.** The traced function keeps the old flags: what was frozen moves, what
@@ -11,14 +11,14 @@ was unfrozen does not learn.
 On older releases, where `compile` records no flags, the doctor can tell only once the
 optimizer was built.
 The classic GAN recipe (compile the discriminator, freeze it, compile the GAN) fails
-this way on Keras 3, and compiling it again while frozen changes nothing: it has
-to be thawed for its own step.
+this way on Keras 3. Compiling it again while it is frozen changes nothing: unfreeze it
+for its own step.
 <!-- tests/doctor/corpus_broken.py: discriminator_of_the_classic_gan_recipe -->
-A whole model that is frozen while its training function, traced before, trains it is
-between two steps of such a loop: a note.
+A whole model that is frozen, while its training function was traced before and trains
+it, is between two steps of such a loop: a note.
 <!-- tests/doctor/corpus_healthy.py: gan_trained_in_turn -->
-A `train_step` of your own may hand the optimizer any part of the variables: what it
-left out says nothing.
+A `train_step` of your own may give the optimizer any part of the variables: what it
+leaves out is no finding.
 <!-- tests/doctor/corpus_healthy.py: distillation_with_the_students_variables -->
 
 Broken:

@@ -1,10 +1,10 @@
 """PD106: a preprocessing default leaks
 
 **What it does.** Traces a bare `model(x)` and reports a layer whose own default is
-`training=True` and which puts later layers into training mode.
+`training=True` and which puts later layers into the training phase.
 
-Up to Keras 3.15 it hands that default on; [from 3.16 on](../keras-3.16.md#why) it hands
-on what it *states* only, to every layer that runs after it.
+Up to Keras 3.15 it hands that default on. [From 3.16 on](../keras-3.16.md#why) only a
+phase that a layer *states* is handed on, to every layer that runs after it.
 
 **Why it is bad.** `model(x)` then updates statistics, and `model.export()` can write a
 graph that does.

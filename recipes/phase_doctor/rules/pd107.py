@@ -1,4 +1,4 @@
-"""PD107: a layer thawed inside a frozen model
+"""PD107: a layer unfrozen inside a frozen model
 
 **What it does.** Looks for layers whose `trainable` is true inside a layer whose
 `trainable` is false, so that none of their weights is in `model.trainable_weights`.
@@ -7,8 +7,8 @@ model has nothing to train at all.
 <!-- tests/doctor/corpus_healthy.py: last_layers_thawed_after_the_model_around -->
 
 **Why it is bad.** While the flag of the model that you train is false, it has no
-trainable weights; the phase of BatchNormalization is decided by its own flag alone.
-So no weight learns, while the statistics leave those of the pretrained weights.
+trainable weights. The phase of BatchNormalization depends on its own flag alone.
+So no weight learns, and the statistics drift away from the pretrained weights.
 
 Broken:
 
@@ -62,7 +62,7 @@ from ..rule import Cure, Rule
 
 RULE = Rule(
     "PD107",
-    "a layer thawed inside a frozen model",
+    "a layer unfrozen inside a frozen model",
     "error",
     Cure(
         "thaw-the-model-first",

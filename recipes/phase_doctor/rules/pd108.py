@@ -1,16 +1,16 @@
 """PD108: Keras 3.16 changes this model
 
-**What it does.** Works out what each layer will be told from Keras 3.16 on, where [a
-phase that one layer states](../keras-3.16.md) is everybody's who runs after it, and
-names the layers for which that is not what they are told now.
+**What it does.** From Keras 3.16 on [a phase that one layer
+states](../keras-3.16.md) also reaches every layer that runs after it. The rule names
+the layers that will run in another phase than today.
 It is a note: nothing is wrong with the model today.
-On 3.16 the rule is silent, and `PD101`, `PD305` or `PD306` says what has come of it.
+On 3.16 the rule is silent, and `PD101`, `PD305` or `PD306` reports the effect.
 <!-- tests/doctor/corpus_broken.py: guides_model_with_a_frozen_base -->
 
 **Why it is bad.** The day Keras is upgraded, the dropout behind
 `base(x, training=False)` is off, and `predict` moves the statistics behind
 `Dropout(0.5)(x, training=True)`.
-Neither raises anything.
+Neither raises an error.
 
 Broken:
 

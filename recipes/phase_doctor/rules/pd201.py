@@ -1,7 +1,8 @@
 """PD201: untouched since initialisation
 
-**What it does.** Reports statistics exactly at their initial values where gamma or beta
-is not; for a layer without either, where the optimizer has taken steps.
+**What it does.** Reports statistics that are exactly at their initial values while
+gamma or beta is not. For a layer without gamma and beta it asks whether the optimizer
+has taken steps.
 
 **Why it is bad.** Inference normalises with mean 0 and variance 1, which the weights
 have never seen.

@@ -1,31 +1,31 @@
 """PD202: far behind the data
 
-**What it does.** Lets the layer tell its batch statistics by one training-phase pass,
-and compares the moving ones with them in units of sampling noise.
-It then runs inference with the batch's own statistics to see whether the difference
-matters.
-The message says why, and the cure follows from that.
-Something of the initial values is left: it says how many steps that stands for at this
-momentum, and how many bring it below 5 % of the variance that has to be reached.
-The layer, or one before it, is exactly as it was created while others are not: weights
-were skipped on load.
+**What it does.** Reads the layer's batch statistics in one pass in the training phase,
+and compares the moving statistics with them, in units of sampling noise.
+It then runs inference with the batch statistics to see whether the difference matters.
+The message gives the cause, and the cure follows from it:
+
+- A share of the initial values is left. The message says after how many steps that is
+  so at this momentum, and how many bring it below 5 % of the variance to be reached.
+- The layer, or one before it, is exactly as it was created, and others are not: weights
+  were skipped on loading.
 <!-- tests/doctor/corpus_broken.py: some_layers_skipped_on_load -->
-The batch varies more or less widely than the statistics say by the same factor in every
-channel: the input is on another scale, and the statistics are right.
+- The batch varies more, or less, than the statistics say, by the same factor in every
+  channel: the input is on another scale, and the statistics are right.
 <!-- tests/doctor/corpus_broken.py: data_on_another_scale -->
-Every sample has the same target, or nothing explains it: the cure says how to tell the
-data from the statistics.
+- Every sample has the same target, or nothing explains it: the cure says how to find
+  out whether the data or the statistics are the cause.
 
 **Why it is bad.** Training accuracy rises and validation stays at chance.
 
-**When it is a note.** Every fresh network is behind its data.
+**When it is a note.** The statistics of every fresh network are far from its data.
 Without any sign of training (gamma or beta moved, optimizer steps, a step that leaves
 statistics unmoved) PD202, PD307 and PD308 are notes.
-So are they where the statistics are right and the batch is not: hand in targets and a
-loss, and the doctor compares the loss of each sample under the moving statistics with
-that under the batch's own (paired t test, one-sided, error rate 0.01).
-The first batch of a folder sorted by class is such a batch.
-A batch of one sample repeated says nothing either way and is not judged at all.
+They are also notes where the statistics are right and the batch is unusual, such as the
+first batch of a folder sorted by class. Hand in targets and a loss, and the doctor
+compares the loss of each sample under the moving statistics with that under the batch
+statistics (paired t test, one-sided, error rate 0.01).
+A batch that repeats one sample is not judged.
 <!-- tests/doctor/corpus_healthy.py: first_folder_of_a_sorted_data_set -->
 <!-- tests/doctor/corpus_healthy.py: confident_softmax_on_one_folder -->
 <!-- tests/doctor/corpus_healthy.py: dummy_batch_of_zeros -->

@@ -2,13 +2,13 @@
 
 **What it does.** Reads every weight and statistic.
 A variance of exactly zero is right for a channel that is constant in the data.
-It counts where the batch varies in that channel, and where every channel of a layer has
-it.
+It is a finding where the batch varies in that channel, and where all channels of a
+layer have it.
 
 A weight that is not finite is lost: no re-estimation brings it back.
 <!-- tests/doctor/corpus_broken.py: kernel_with_nan -->
 
-**Why it is bad.** One batch with NaN makes the statistics NaN for good; evaluation is
+**Why it is bad.** One batch with NaN makes the statistics NaN for good. Evaluation is
 NaN while training goes on.
 
 Broken:

@@ -2,8 +2,8 @@
 
 **What it does.** Reads the momentum of each BatchNormalization that is not frozen.
 
-**Why it is bad.** Keras's momentum is the share that is kept; PyTorch's is the share
-that is new, so its 0.1 is 0.9 here.
+**Why it is bad.** In Keras momentum is the share that is kept. In PyTorch it is the
+share that is new, so its 0.1 is 0.9 here.
 At 0.1 the moving statistics are nine tenths those of the last batch, and inference
 changes with whatever batch came last.
 A value of 0.01 or less is often epsilon, handed in by mistake.

@@ -1,12 +1,12 @@
 """PD301: the step leaves statistics unmoved
 
-**What it does.** Reports a layer whose weights the step trains while its statistics
-stay, although the model would move them when told `training=True`.
+**What it does.** Reports a layer whose weights the step trains and whose statistics it
+does not move, although the model moves them with `training=True`.
 
 **Why it is bad.** Training normalises with statistics that belong to no data; inference
 stays at chance.
-A step that says `training=False` itself, on a model with sensible statistics, means it:
-that is a note.
+A step that says `training=False` itself, on a model with statistics that fit, does so
+on purpose: that is a note.
 
 Broken:
 

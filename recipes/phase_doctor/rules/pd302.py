@@ -4,10 +4,10 @@
 given.
 The same input twice is an error.
 Different inputs in several calls are a warning that says whose inputs mix, as in a GAN
-that shows its discriminator real and fake images apart.
+that calls its discriminator once for real and once for fake images.
 One call that holds them all, as in a siamese model, is a note.
-So is a step that puts the statistics back after a second pass: it leaves them, within 2
-%, where one update would.
+So is a step that puts the statistics back after a second pass: they are, within 2 %,
+where one update leaves them.
 <!-- tests/doctor/corpus_healthy.py: second_pass_whose_statistics_are_put_back -->
 
 **Why it is bad.** Momentum works twice as fast as you set it, and the mixture fits

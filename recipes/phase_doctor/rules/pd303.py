@@ -3,11 +3,11 @@
 **What it does.** Reports variables of frozen layers that the step writes: because it
 was traced earlier, because the layer does not ask whether it is frozen, or because the
 optimizer still holds them.
-Weights that the step sets itself from others of their shape, as for a teacher, are a
-note; weights that it clips or decays are not.
+Weights that the step sets from others of the same shape, as for a teacher, are a note.
+Frozen weights that it clips or decays are a finding.
 <!-- tests/doctor/corpus_broken.py: weights_clipped_with_the_frozen_ones -->
 
-**Why it is bad.** The backbone you meant to keep drifts.
+**Why it is bad.** The backbone that you meant to keep changes.
 
 Broken:
 

@@ -1,9 +1,10 @@
 """PD304: inference depends on batch mates
 
-**What it does.** Runs each half of the batch alone and in company, and compares.
-Both, because a maximum or a first row over the batch spares the half that holds it.
+**What it does.** Runs each half of the batch alone, then both together, and compares.
+It takes both halves, because a maximum over the batch, or its first row, does not
+change for the half that holds it.
 
-**Why it is bad.** A prediction changes with whoever shares the batch; a batch of one
+**Why it is bad.** A prediction depends on the other rows of its batch. A batch of one
 gives the same answer for everything.
 
 Broken:

@@ -4,7 +4,8 @@
 compares.
 
 **Why it is bad.** The same request gets two answers.
-Monte Carlo dropout and variational autoencoders mean it: pass `allow=("PD305",)`.
+Monte Carlo dropout and variational autoencoders do so on purpose: pass
+`allow=("PD305",)`.
 
 Broken:
 

@@ -2,9 +2,10 @@
 
 **What it does.** Compares every variable before and after inference.
 Seed generators, metrics and the state of a stateful RNN may change.
-Where a layer trains because one in front of it was called with `training=True`, the
-finding names that one: in a subclass on every Keras 3, in a Functional or Sequential
-model [from 3.16 on](../keras-3.16.md); before that, `PD108` says that it will.
+Where a layer trains because an earlier one was called with `training=True`, the finding
+names the earlier one. That happens in a subclass on every Keras 3, and in a Functional
+or Sequential model [from 3.16 on](../keras-3.16.md); before that, `PD108` says that it
+will.
 <!-- tests/doctor/corpus_broken.py: monte_carlo_in_front_of_batchnorm -->
 
 **Why it is bad.** Serving changes the model, and the order of requests matters.

@@ -1,10 +1,10 @@
 """PD307: constant inference
 
-**What it does.** Compares how much the output varies over the batch with moving
-statistics and with the batch's own.
-It reports a variation below sampling noise where the batch's own statistics give one
-far above it.
-Where training draws at random, two training runs have to tell the samples apart alike.
+**What it does.** Compares how much the output varies over the batch, with moving
+statistics and with batch statistics.
+It reports a variation below sampling noise where batch statistics give one far above
+it. Where training draws at random, two training runs have to agree on which samples
+differ.
 <!-- tests/doctor/corpus_broken.py: stochastic_depth_that_drops_all_at_inference -->
 
 **Why it is bad.** Every prediction is the same, whatever the input.

@@ -1,10 +1,10 @@
 """PD308: the phases disagree
 
-**What it does.** Compares both phases on one batch with what other batch mates and
-dropout masks change anyway.
+**What it does.** Compares both phases on one batch. A difference counts beyond what
+other rows in the batch and other dropout masks change anyway.
 It reports both losses when it knows a loss, else how far the outputs lie apart.
 
-**Why it is bad.** What you validate is another function than the one you train.
+**Why it is bad.** You validate another function than the one that you train.
 
 Broken:
 

@@ -2,7 +2,7 @@
 
 **What it does.** Compares a bare call with `predict`.
 
-**Why it is bad.** Notebooks call `model(x)`, servers call `predict`; they should agree.
+**Why it is bad.** Notebooks call `model(x)`, servers call `predict`. Both should agree.
 The usual reason is a `call` with `training=True` as its default.
 
 Broken:

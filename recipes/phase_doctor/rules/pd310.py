@@ -1,18 +1,18 @@
 """PD310: the step trains with dropout off
 
-**What it does.** Reports dropout, noise, attention and recurrent dropout, spectral
-normalisation and layers of your own that heed the phase, where the step trains weights
-through them and every one of their calls runs in inference; noise on the input too,
-where all that follows is trained.
+**What it does.** Looks at dropout, noise, attention and recurrent dropout, spectral
+normalisation, and layers of your own that heed the phase. It reports one through which
+the step trains weights, while all its calls run in inference. Noise on the input counts
+where all layers behind it are trained.
 <!-- tests/doctor/corpus_broken.py: denoiser_whose_noise_stays_off -->
-Nobody may have written `training=False` at them or around them: a frozen backbone, a
-teacher or the discriminator in the generator's step is none.
+It is no finding where somebody wrote `training=False` at the layer or around it, as for
+a frozen backbone, a teacher, or the discriminator in the generator's step.
 Where the calls of a step cannot be seen, as in a training function that Keras keeps, a
 note names the layers, and the table does not say "healthy".
 <!-- tests/doctor/corpus_healthy.py: discriminator_in_the_step_of_the_generator -->
 
 **Why it is bad.** A bare `model(x)` in a loop means inference: the network is not
-regularised at all, and nothing tells.
+regularised at all, and nothing shows it.
 
 Broken:
 

@@ -1,14 +1,14 @@
 """PD311: the step moves statistics of what it does not train
 
-**What it does.** Reports statistics that the step moves in a layer, or a network, none
-of whose weights it trains though it trains others: a teacher or a target called with
-`training=True`, a backbone under a head that alone is trained.
+**What it does.** Looks at layers and networks of which the step trains no weight, while
+it trains others. It reports those whose statistics the step moves: a teacher or a
+target called with `training=True`, or a backbone when only the head is trained.
 Where gradients pass through on their way to what is trained, as through the
 discriminator in the generator's step, it is a note.
 <!-- tests/doctor/corpus_healthy.py: discriminator_told_in_the_step_of_the_generator -->
 
-**Why it is bad.** Its weights stay and its statistics leave them: a teacher's answers
-change from step to step while nobody trains it.
+**Why it is bad.** Its weights stay and its statistics drift: a teacher's answers change
+from step to step while nobody trains it.
 
 Broken:
 

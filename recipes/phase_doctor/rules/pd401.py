@@ -2,7 +2,7 @@
 
 **What it does.** Runs the artifact on the batch and compares it with `model(x,
 training=False)`.
-When the output hardly varies over the batch, it says that agreement proves nothing.
+When the output hardly varies over the batch, agreement proves nothing, and it says so.
 
 **Why it is bad.** What you serve is not what you tested.
 

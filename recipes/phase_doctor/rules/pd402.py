@@ -8,8 +8,8 @@ operations that no output depends on, two runs agreeing bit for bit, are a note.
 In ONNX only random operators can be seen, because converters drop assignments: there
 the numbers of PD401 are the proof.
 
-**Why it is bad.** The artifact serves in training mode: requests change it, or it rolls
-dice.
+**Why it is bad.** The artifact serves in the training phase: requests change it, or its
+answers are random.
 
 Broken:
 

@@ -2,8 +2,8 @@
 
 **What it does.** Looks at the signature.
 
-**Why it is bad.** A fixed batch size fails on the first other request; a phase input
-leaves the choice to the caller.
+**Why it is bad.** A fixed batch size fails on the first request of another size. A
+phase input leaves the choice to the caller.
 
 Broken:
 

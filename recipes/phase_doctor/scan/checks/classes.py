@@ -228,7 +228,7 @@ class Net(keras.Model):
 """,
 )
 def default_true(source: Source) -> Found:
-    """Who calls it without a phase, as `model(x)` and `model.export` do, trains.
+    """A call without a phase, such as `model(x)` or `model.export`, then trains.
 
     Dropout drops, and statistics move, in what was meant as inference.
     """

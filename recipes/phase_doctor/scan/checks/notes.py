@@ -63,7 +63,7 @@ def untold(source: Source) -> Found:
     cured=TOLD,
 )
 def fixed_true(source: Source) -> Found:
-    """The layer trains in `predict` too. Monte Carlo dropout means it."""
+    """The layer trains in `predict` too, as Monte Carlo dropout does on purpose."""
     for site, value, phase in told_calls(source):
         if constant(phase) is True and source.holds.heeding(value):
             yield (
@@ -91,7 +91,7 @@ def evaluate(model, x):
 """,
 )
 def trains_in_evaluation(source: Source) -> Found:
-    """Pix2pix and Monte Carlo dropout mean it; others forgot it there."""
+    """Pix2pix and Monte Carlo dropout do so on purpose. Others forgot it there."""
     for site in source.calls:
         if (
             re.match(

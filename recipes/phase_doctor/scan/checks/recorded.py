@@ -216,8 +216,8 @@ model = keras.Model(inputs, keras.layers.Dense(1)(x))
 """,
 )
 def recorded_reaches(source: Source) -> Found:
-    """From Keras 3.16 on a stated phase holds, and everybody who runs later and states
-    none takes it over.
+    """From Keras 3.16 on a stated phase holds, and every layer that runs later and
+    states none takes it over.
     """
     for site in source.calls:
         value = source.callee(site)

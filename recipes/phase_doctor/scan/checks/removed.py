@@ -227,7 +227,7 @@ from keras.layers import BatchNormalization
 """,
 )
 def modules(source: Source) -> Found:
-    """Layers that heed a phase had homes of their own; now it is `keras.layers`."""
+    """Keras 3 keeps every layer in `keras.layers`."""
     for name, site in source.indexer.imports:
         if (
             HOMES.match(name)
