@@ -131,7 +131,7 @@ STYLES: dict[str, Callable[[], keras.Model]] = {
     "Sequential with `Resizing` before BatchNormalization": after_resizing,
     "BatchNormalization with `trainable=False`": frozen,
     "a model with `trainable=False` that holds it": frozen_model,
-    "BatchNormalization thawed inside a model with `trainable=False`": thawed_inside,
+    "BatchNormalization unfrozen inside a model with `trainable=False`": thawed_inside,
 }
 
 
