@@ -20,7 +20,7 @@ try:
 except ImportError:
     tf_keras = None
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/recipes/functional_learning_phase.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/reference/learning-phase.md"
 KERAS = tuple(int(part) for part in keras.__version__.split(".")[:2])
 MOMENTUM = 0.9
 X = np.random.default_rng(0).normal(3.0, 2.0, (16, 4)).astype("float32")
