@@ -103,7 +103,7 @@ def frozen_model() -> keras.Model:
     return model
 
 
-def thawed_inside() -> keras.Model:
+def unfrozen_inside() -> keras.Model:
     model = frozen_model()
     model.layers[-1].trainable = True
     return model
@@ -131,7 +131,7 @@ STYLES: dict[str, Callable[[], keras.Model]] = {
     "Sequential with `Resizing` before BatchNormalization": after_resizing,
     "BatchNormalization with `trainable=False`": frozen,
     "a model with `trainable=False` that holds it": frozen_model,
-    "BatchNormalization unfrozen inside a model with `trainable=False`": thawed_inside,
+    "BatchNormalization unfrozen inside a model with `trainable=False`": unfrozen_inside,
 }
 
 
