@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import json
 import os
 import re
+import textwrap
+import tokenize
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 SKIPPED_FOLDERS = {"__pycache__", "node_modules", "site-packages", "build", "dist"}
 SUFFIXES = (".py", ".ipynb")
 ABOUT_KERAS = re.compile(r"keras|tensorflow")
 # Without one of these words no check can find anything.
 WORDS = re.compile(
-    r"phase|training|trainable|updates|BatchNorm|batch_norm|Dropout|GaussianNoise|"
-    r"UPDATE_OPS|GradientTape|Random[A-Z]|Resizing|CenterCrop|placeholder|Session|slim"
+    r"phase|training|trainable|updates|Norm|batch_norm|[Dd]ropout|GaussianNoise|"
+    r"UPDATE_OPS|GradientTape|Random[A-Z]|Resizing|CenterCrop|placeholder|Session|slim|"
+    r"applications|stateless_call|keras\.engine|import engine|inner_init|consume_less|"
+    r"time_major|layers\.(?:core|normalization|noise|recurrent|experimental)"
 )
-# `%time`, `!pip`, `?name` and `name?` are IPython's, not Python's.
-MAGIC = re.compile(r"^\s*(?:[%!?].*|[\w.]+\?{1,2}|\w+\s*=\s*[%!].*)$")
+# `%time`, `!pip`, `?name`, `name?` and `a = !ls` are IPython's, not Python's.
+MAGIC = re.compile(r"^\s*(?:[%!?].*|[\w.]+\?{1,2}|[^=#()]+=\s*[%!].*)$")
+QUOTED = re.compile(r"(\"|')(?:\\.|(?!\1).)*\1|#.*")
 CELL_MAGIC = re.compile(r"^\s*%%(\w+)")
 PYTHON_CELLS = {
     "time",
@@ -83,7 +92,8 @@ def read(path: Path) -> Text | None:
     raw = path.read_bytes()
     if b"keras" not in raw and b"tensorflow" not in raw:
         return None
-    text = raw.decode("utf-8-sig")
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
+    text = raw.decode(encoding)
     if not WORDS.search(text):
         return None
     if path.suffix == ".ipynb":
@@ -93,35 +103,53 @@ def read(path: Path) -> Text | None:
 
 def notebook(path: str, text: str) -> Text:
     """The code cells of a notebook in one module, with where each line comes from."""
-    cells = json.loads(text).get("cells")
-    if cells is None:
-        raise ValueError("a notebook without cells")
     lines: list[str] = []
     places: list[tuple[int, int]] = []
-    for number, cell in enumerate(cells, 1):
-        if cell.get("cell_type") != "code":
-            continue
-        source = cell.get("source", "")
-        source = source if isinstance(source, str) else "".join(source)
-        for inside, line in enumerate(without_magics(source), 1):
+    for number, source in code_cells(json.loads(text)):
+        for inside, line in enumerate(python_of(source), 1):
             lines.append(line)
             places.append((number, inside))
     return Text(path, "\n".join(lines) + "\n", places)
 
 
+def code_cells(found: Any) -> Iterator[tuple[int, str]]:
+    cells = found.get("cells") if isinstance(found, dict) else None
+    if not isinstance(cells, list) or not all(isinstance(c, dict) for c in cells):
+        raise ValueError("a notebook without cells")
+    for number, cell in enumerate(cells, 1):
+        source = cell.get("source") or ""
+        if cell.get("cell_type") == "code":
+            yield number, source if isinstance(source, str) else "".join(source)
+
+
+def python_of(source: str) -> list[str]:
+    """Lines of a cell as IPython reads it: unindented, and without its magics."""
+    source = textwrap.dedent(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(source)
+        return source.split("\n")
+    except (SyntaxError, ValueError):
+        return without_magics(source)
+
+
 def without_magics(source: str) -> list[str]:
-    """Lines of a cell; a magic becomes `pass`, a cell of another language is empty."""
-    lines = source.splitlines()
-    first = CELL_MAGIC.match(lines[0]) if lines else None
+    """A magic becomes `pass`, a cell of another language is empty."""
+    lines = source.split("\n")
+    first = CELL_MAGIC.match(source.lstrip())
     if first and first[1] not in PYTHON_CELLS:
         return ["" for _ in lines]
     kept = []
     going_on = False  # a shell command may end in a backslash
+    depth = 0  # of brackets: inside one a line may begin with an operator
     for line in lines:
-        if going_on or MAGIC.match(line):
+        if going_on or (depth == 0 and MAGIC.match(line)):
             indent = line[: len(line) - len(line.lstrip())]
             kept.append("" if going_on else f"{indent}pass")
             going_on = line.rstrip().endswith("\\")
         else:
             kept.append(line)
+            bare = QUOTED.sub("", line)
+            depth += sum(map(bare.count, "([{")) - sum(map(bare.count, ")]}"))
     return kept

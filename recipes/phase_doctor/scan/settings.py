@@ -14,7 +14,7 @@ from .check import Release
 CURRENT = "3.15"
 KEYS = {"keras", "select", "ignore", "exclude"}
 REQUIREMENT = re.compile(r"^\s*([A-Za-z][\w.-]*)\s*(?:\[[\w,\s-]*\])?\s*([^;#]*)")
-BOUND = re.compile(r"(===|==|~=|<=|<|>=|>|!=)\s*(\d+(?:\.\d+)*)")
+BOUND = re.compile(r"(===|==|~=|<=|<|>=|>|!=|\^)\s*(\d+(?:\.\d+)*)(\.\*)?")
 TENSORFLOW = {
     "tensorflow",
     "tensorflow-cpu",
@@ -38,11 +38,12 @@ class Settings:
 
 
 def numbers(text: str) -> Release:
-    """(3, 9, 2) for "3.9.2" or "3.9.2.dev1". Raises Unusable."""
+    """(3, 9, 2) for "3.9.2" or "3.9.2.dev1", (3, 0) for "3". Raises Unusable."""
     found = re.match(r"\d+(?:\.\d+)*", text.strip())
     if not found:
         raise Unusable(f"{text!r} is no release of Keras.")
-    return tuple(int(part) for part in found[0].split("."))
+    release = tuple(int(part) for part in found[0].split("."))
+    return release if len(release) > 1 else (*release, 0)
 
 
 def project_of(path: str) -> Path | None:
@@ -99,8 +100,8 @@ def requirements(
     poetry = project.get("tool", {}).get("poetry", {}).get("dependencies", {})
     lines += [
         (f"{name} {bound}", "pyproject.toml")
-        for name, bound in poetry.items()
-        if isinstance(bound, str)
+        for name, given in poetry.items()
+        if isinstance(bound := version_of(given), str)
     ]
     for line, where in lines:
         found = REQUIREMENT.match(line)
@@ -108,12 +109,19 @@ def requirements(
             yield found[1].lower().replace("_", "-"), found[2], where
 
 
+def version_of(given: Any) -> Any:
+    """Poetry writes `"^3.5"` or `{version = "^3.5", …}`."""
+    return given.get("version") if isinstance(given, dict) else given
+
+
 def newest(bounds: str) -> Release | None:
     """The newest release that these bounds let in; None where nothing holds it back."""
     found: list[Release] = []
-    for how, version in BOUND.findall(bounds.replace("^", "~=")):
+    for how, version, any_below in BOUND.findall(bounds):
         number = numbers(version)
-        if how in ("==", "===", "<="):
+        if how == "^" or (any_below and len(number) == 2 and "." not in version):
+            found.append((number[0], 99))
+        elif how in ("==", "===", "<="):
             found.append(number)
         elif how == "~=":
             found.append(number if len(number) > 2 else (number[0], 99))
@@ -154,9 +162,10 @@ def pinned(folder: Path | None, project: dict[str, Any]) -> tuple[str, str] | No
 
 
 def shown(release: Release) -> str:
-    """ "2.15" for whatever comes last before Keras 3."""
+    """ "2.15" for whatever comes last before Keras 3, "2.2" for TensorFlow 1's own."""
     if release[0] < 3 and release[1:2] == (99,):
         release = (2, 15)
+    release = max(release, (2, 2))
     return ".".join(map(str, release))
 
 

@@ -20,10 +20,10 @@ from .tree import Indexer, Scope, Site
 from .values import Values
 
 LEGACY: Release = (2, 15)
-IGNORE = re.compile(r"#\s*phase:\s*ignore(?:\[(?P<codes>[\w\s,]*)\])?")
+IGNORE = re.compile(r"#\s*phase:\s*ignore\b\s*(?:\[(?P<codes>[\w\s,]*)\])?")
 KERAS_2 = re.compile(
     r"^\s*(?:import|from)\s+(?:tf_keras|tensorflow\.python\.keras)\b"
-    r"|TF_USE_LEGACY_KERAS[\"']\]?\s*[,=]\s*[\"']?(?:1|True)",
+    r"|^[^#\n]*TF_USE_LEGACY_KERAS[\"']?\]?\s*[:,=]\s*[\"']?(?:1|True)",
     re.MULTILINE,
 )
 FREEZES = re.compile(r"\btrainable\s*=\s*False")
@@ -102,7 +102,7 @@ class Source:
         for token in tokens:
             comment = token.type == tokenize.COMMENT and IGNORE.search(token.string)
             if comment:
-                codes = comment["codes"] or ""
+                codes = (comment["codes"] or "").upper()
                 found[token.start[0]] = set(re.split(r"[\s,]+", codes.strip())) - {""}
         return found
 
@@ -117,10 +117,11 @@ def findings(source: Source, checks: list[Check] | None = None) -> Iterator[Find
         for node, message in check.find(source):
             lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                lines = range(node.lineno, node.lineno + 1)
+                lines = range(node.lineno, max(node.lineno + 1, node.body[0].lineno))
             silenced = any(
-                line in ignored and (not ignored[line] or check.code in ignored[line])
+                not ignored[line] or check.code.startswith(tuple(ignored[line]))
                 for line in lines
+                if line in ignored
             )
             if not silenced:
                 place = source.text.place(node.lineno)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from .. import known
@@ -14,6 +15,10 @@ from ..tree import Site
 from .recorded import recorded
 
 Found = Iterator[tuple[ast.AST, str]]
+# The statistics are saved in another place, or what is saved are no weights.
+ELSEWHERE = re.compile(
+    r"non_trainable_|moving_(?:mean|var)|\.save\(|save_weights|\.numpy\(\)(?:\.|\s*\*)"
+)
 SAVERS = {
     "tensorflow.train.Checkpoint",
     "tensorflow.train.Saver",
@@ -56,6 +61,8 @@ def trainable_only(source: Source) -> Found:
     """Moving mean and variance are not trainable: they are not in the file, and after
     loading inference normalises with (0, 1).
     """
+    if ELSEWHERE.search(source.text.text):
+        return
     for site in source.calls:
         if source.func(site) not in SAVERS:
             continue

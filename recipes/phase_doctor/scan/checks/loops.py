@@ -9,7 +9,7 @@ from typing import Any
 from ..check import check
 from ..holds import Signature, constant, keyword
 from ..source import Source
-from ..steps import calls_of_layers, phase_given, under_tape, updates
+from ..steps import calls_of_layers, phase_given, trains
 from ..things import Class, Dotted, Instance, Net
 from ..tree import Site
 from .classes import decorated, in_call, in_graph, told_nothing, words
@@ -56,9 +56,7 @@ def bare_call(source: Source) -> Found:
     if "set_learning_phase" in source.text.text and source.release < (3,):
         return
     for site in source.calls:
-        if not under_tape(source, site):
-            continue
-        value = called_model(source, site)
+        value = called_model(source, site) if site.withs else None
         if (
             value is None
             or phase_given(source, site, value) is not None
@@ -70,7 +68,7 @@ def bare_call(source: Source) -> Found:
             continue  # PS201
         kinds = source.holds.heeding(value)
         func = site.node.func  # type: ignore[attr-defined]
-        if kinds and updates(site.scope, func):
+        if kinds and trains(source, site):
             yield (
                 site.node,
                 f"`{ast.unparse(func)}` is called without a phase in a training "
@@ -153,7 +151,7 @@ def dropped_state(source: Source) -> Found:
         if constant(keyword(site.node, "training")) is not True or not dropped(site):
             continue
         model = source.values.at(receiver, site)
-        if isinstance(model, (Net, Instance)) and not source.holds.heeding(model):
+        if not source.holds.heeding(model):
             continue
         yield (
             site.node,
@@ -178,7 +176,7 @@ def dropped(site: Site) -> bool:
                 isinstance(node, ast.Name)
                 and node.id == name
                 and isinstance(node.ctx, ast.Load)
-                and (in_loop or node.lineno >= site.at[0])
+                and (in_loop or node.lineno > (site.statement.end_lineno or 0))
                 for node in ast.walk(site.scope.node)
             )
             private = site.scope.kind == "function" or name.startswith("_")
@@ -233,7 +231,11 @@ def tensor(source: Source) -> Found:
             continue
         for site, value, phase in calls_of_layers(source, scope):
             phase = source.values.given(phase, site)
-            if isinstance(phase, ast.Call) and source.holds.heeding(value):
+            inside = scope.node.lineno <= getattr(phase, "lineno", 0)  # type: ignore[attr-defined]
+            made = isinstance(phase, ast.Call) and (
+                inside or ast.unparse(phase.func).endswith("Variable")
+            )
+            if made and source.holds.heeding(value):
                 name = source.values.at(phase.func, site)
                 if isinstance(name, Dotted) and name.name in {
                     f"tensorflow.{t}" for t in TENSORS

@@ -27,17 +27,45 @@ KERAS_3 = (3, 0)
 Found = Iterator[tuple[ast.AST, str]]
 
 
+ASKS = re.compile(
+    r"hasattr|getattr|version|V2|TF2|tf1|keras_?[23]|legacy|learning_phase", re.I
+)
+
+
 def guarded(source: Source, site: Site) -> bool:
-    """In a `try`, or below an `if` that asks for the release or for the name itself."""
+    """In a `try`, or where a condition asks for the release or for the name itself."""
     for number, arm in site.arms:
-        if arm.startswith(("try", "except")):
-            return True
         test = source.indexer.tests.get(number)
-        if test is not None and re.search(
-            "hasattr|version|V2|TF2", ast.unparse(test), re.I
-        ):
+        if arm.startswith(("try", "except")) or (test and asks(source, test, site)):
+            return True
+    if any(
+        "suppress" in ast.unparse(i.context_expr) for w in site.withs for i in w.items
+    ):
+        return True
+    for node in ast.walk(site.scope.node):
+        match node:
+            case ast.IfExp(test=test, body=one, orelse=other):
+                inside = [*ast.walk(one), *ast.walk(other)]
+            case ast.BoolOp(values=[test, *rest]):
+                inside = [part for value in rest for part in ast.walk(value)]
+            case ast.If(
+                test=test, body=[*_, ast.Return() | ast.Raise() | ast.Continue()]
+            ):
+                inside = [site.node] if node.lineno < site.at[0] else []
+            case _:
+                continue
+        if any(part is site.node for part in inside) and asks(source, test, site):
             return True
     return False
+
+
+def asks(source: Source, test: ast.expr, site: Site) -> bool:
+    """Does a condition, or what its name was assigned, ask for the release?"""
+    parts = [test, *(n for n in ast.walk(test) if isinstance(n, ast.Name))]
+    texts = [ast.unparse(part) for part in parts]
+    given = [source.values.given(part, site) for part in parts]
+    texts += [ast.unparse(g) for g in given if isinstance(g, ast.expr)]
+    return any(ASKS.search(text) for text in texts)
 
 
 def sites(source: Source) -> Iterator[tuple[str, Site]]:
@@ -58,7 +86,8 @@ def sites(source: Source) -> Iterator[tuple[str, Site]]:
     "the learning phase does not exist",
     since=KERAS_3,
     instead="Delete it and state the phase where the model is called: "
-    "`model(x, training=True)`; `fit`, `evaluate` and `predict` state it themselves.",
+    "`model(x, training=True)`; `fit`, `evaluate` and `predict` state it themselves. "
+    "In a layer `call(self, x, training=None)` has it: `a if training else b`.",
     broken="""
 from keras import backend as K
 
@@ -128,7 +157,8 @@ logits = model(x, training=True)
 )
 def updates(source: Source) -> Found:
     """There is no list of updates: a call in the training phase makes them."""
-    for site in source.indexer.attributes:
+    own = re.search(r"(?:\.|^ +)updates\s*[:=][^=]", source.text.text, re.MULTILINE)
+    for site in () if own else source.indexer.attributes:
         node = site.node
         assert isinstance(node, ast.Attribute)
         read = node.attr == "updates" and isinstance(node.ctx, ast.Load)
@@ -236,9 +266,11 @@ def modules(source: Source) -> Found:
         ):
             last = name.rpartition(".")[2]
             if last in known.LAYERS | {"*"} or known.leaks(last) or last[:1].islower():
+                found = HOMES.match(name)
+                assert found is not None
                 yield (
                     site.node,
-                    f"`{name.rpartition('.')[0]}` is no module of Keras 3: this import "
+                    f"`{found[0].rstrip('.')}` is no module of Keras 3: this import "
                     f"raises.",
                 )
     for site in source.indexer.attributes:
