@@ -35,6 +35,13 @@ TRAIN = STEP.format(call="model(x)", variables="model.trainable_variables").lstr
 BY_NAME = model(
     "def call(self, x, is_training=False):\n    return self.drop(x, training=is_training)", after="model = Net()"
 )
+BLOCK = (
+    K + "class Block(layers.Layer):\n    def __init__(self):\n        super().__init__()\n"
+    "        self.drop = layers.Dropout(0.5)\n    {}\n"
+    "class Net(keras.Model):\n    def __init__(self):\n        super().__init__()\n        self.block = Block()\n"
+    "    def call(self, x):\n        return self.block(x)\n" + FIT
+)
+TWO = K + "model = keras.Sequential([layers.Dense(4), layers.Dense(1)])\nmodel.compile('sgd', 'mse')\nmodel.fit(x, y)\n"
 GAN = (
     K
     + """
@@ -85,6 +92,15 @@ SILENT: dict[str, list[str]] = {
         "from keras import backend as K\nif hasattr(K, 'set_learning_phase'):\n    K.set_learning_phase(0)",
         "import keras\nclass A:\n    def set_learning_phase(self, x): ...\nA().set_learning_phase(0)",
         "from keras import backend as K\ntry:\n    K.set_learning_phase(0)\nexcept AttributeError:\n    pass",
+        "from keras import backend as K\nif getattr(K, 'set_learning_phase', None):\n    K.set_learning_phase(0)",
+        "import keras\nfrom keras import backend as K\nOLD = keras.__version__.startswith('2')\n"
+        "if OLD:\n    K.set_learning_phase(0)",
+        "import keras\ndef f():\n    if keras.__version__ >= '3':\n        return\n"
+        "    keras.backend.set_learning_phase(0)",
+        "from keras import backend as K\nphase = K.learning_phase() if hasattr(K, 'learning_phase') else False",
+        "from keras import backend as K\nhasattr(K, 'set_learning_phase') and K.set_learning_phase(0)",
+        "import os\nos.environ.update({'TF_USE_LEGACY_KERAS': '1'})\n"
+        "from tensorflow.keras import backend as K\nK.set_learning_phase(0)",
     ],
     "PS102": [
         "import keras\nupdates = anything.get_updates_for(x)",
@@ -96,6 +112,7 @@ SILENT: dict[str, list[str]] = {
         f"{K}class Net(keras.Model):\n    def updates(self): ...\nNet().updates",
         f"{K}run(response.updates)",
         f"{NET}model.updates = []",
+        model("def call(self, x):\n    return x", "self.updates = 0", after="print(Net().updates)"),
     ],
     "PS104": [
         f"{K}layers.BatchNormalization(renorm=True)",
@@ -108,6 +125,13 @@ SILENT: dict[str, list[str]] = {
         "from .layers.normalization import BatchNormalization\nimport keras",
         "try:\n    from keras.layers.core import Dropout\nexcept ImportError:\n    from keras.layers import Dropout",
         "from keras.layers import Dropout, BatchNormalization",
+    ],
+    "PS106": [
+        f"{NET}model(x, training=True)",
+        f"{NET}model(x, mask)",
+        f"{K}layers.LSTM(4)(x, training)",
+        model(TOLD + "return self.att(x, x)", "self.att = layers.MultiHeadAttention(2, 8, dropout=0.1)"),
+        "from models import Net\nimport keras\nNet()(x, True)",
     ],
     "PS201": [
         model("def call(self, x):\n    return self.drop(x)"),
@@ -123,6 +147,13 @@ SILENT: dict[str, list[str]] = {
         step("model(x)", head=model("def call(self, x):\n    return self.head(x)", HEAD, after="model = Net()")),
         step("model(x, is_training=True)", head=BY_NAME),
         step("model(x)", "student.trainable_variables", model("def call(self, x):\n    return self.drop(x)")),
+        BLOCK.format("def call(self, x):\n        return self.drop(x, training=True)"),
+        model("def call(self, x):\n    return self.drop(x)", after="    def fit(self, x, y):\n        pass\n" + FIT),
+        model(
+            "def call(self, x):\n    return self.bn(x)",
+            "self.bn = layers.BatchNormalization()\nself.bn.trainable = False",
+            after=FIT,
+        ),
     ],
     "PS202": [
         model(TOLD + "x = self.drop(x, training=training)\n    return self.drop(x)"),
@@ -131,6 +162,13 @@ SILENT: dict[str, list[str]] = {
         model(
             TOLD + "x = self.drop(x, training=False)\n    return self.head(x)",
             f"{DROP}\nself.head = layers.Dense(1)",
+        ),
+        model(
+            TOLD + "return self.base(self.drop(x), training=False)", f"{DROP}\nself.base = layers.BatchNormalization()"
+        ),
+        model(
+            TOLD + "x = self.drop(x, training=True)\n    return self.bn(x)",
+            f"{DROP}\nself.bn = layers.BatchNormalization()\nself.bn.trainable = False",
         ),
     ],
     "PS203": [
@@ -149,6 +187,7 @@ SILENT: dict[str, list[str]] = {
         f"{NET}def f(x):\n    return model(x, training=tf.constant(True))",
         f"{NET}@tf.function\ndef f(x, phase):\n    return model(x, training=phase)",
         f"{NET}@tf.function\ndef f(x):\n    return other(x, training=tf.constant(True))",
+        f"{NET}TRAINING = tf.constant(True)\n@tf.function\ndef f(x):\n    return model(x, training=TRAINING)",
     ],
     "PS301": [
         step("model(x, True)"),
@@ -176,6 +215,18 @@ SILENT: dict[str, list[str]] = {
             ),
         ),
         step("model(x)", head=K + "model = keras.Sequential([layers.Resizing(8, 8), layers.Dropout(0.5)])\n"),
+        step(
+            "student(x, training=True) - tf.stop_gradient(model(x))",
+            "student.trainable_variables",
+            NET + "student = model",
+        ),
+        step("model(x, training=True) - tf.stop_gradient(model(x))"),
+        step("student(x, training=True) - model(x)", "student.trainable_variables")
+        + "    for t, s in zip(model.trainable_variables, student.trainable_variables):\n"
+        "        t.assign(0.9 * t + 0.1 * s)\n",
+        step("model(x, training=True)") + "with tf.GradientTape() as tape:\n    tape.watch(x)\n    score = model(x)\n"
+        "grad = tape.gradient(score, [x])\n",
+        step("model(x)", head=NET + "model.layers[0].trainable = False\n"),
     ],
     "PS302": [
         f"{NET}def f(t, n, x):\n    y, n = model.stateless_call(t, n, x, training=True)\n    return y, n",
@@ -184,6 +235,8 @@ SILENT: dict[str, list[str]] = {
         f"{NET}def f(t, n, x):\n    return model.stateless_call(t, n, x, training=True)[1]",
         f"{NET}for x in data:\n    keep(state)\n    y, state = model.stateless_call(t, n, x, training=True)",
         f"{K}model = keras.Sequential([layers.Dense(1)])\ndef f(t, n, x):\n"
+        "    y, _ = model.stateless_call(t, n, x, training=True)\n    return y",
+        "import keras\nfrom models import make\nmodel = make()\ndef f(t, n, x):\n"
         "    y, _ = model.stateless_call(t, n, x, training=True)\n    return y",
     ],
     "PS311": [
@@ -195,6 +248,9 @@ SILENT: dict[str, list[str]] = {
             TOLD + "return self.norm(x, training=False)",
             "self.norm = layers.BatchNormalization()",
         ),
+        f"{K}base = keras.applications.MobileNetV2(include_top=False)\ninputs = keras.Input((8, 8, 3))\n"
+        "model = keras.Model(inputs, base(inputs, training=False))\nbase.trainable = True\n"
+        "for layer in base.layers:\n    layer.trainable = layer.name == 'last'",
     ],
     "PS312": [
         f"{K}x = layers.Dropout(0.5)(data, training=True)",
@@ -214,6 +270,9 @@ SILENT: dict[str, list[str]] = {
         f"{NET}model.compile()\nmodel.fit(x, y)\nmodel.trainable = False\nmodel = make()\nmodel.fit(x, y)",
         f"{NET}model.compile()\nmodel.fit(x, y)\nif late:\n    model.trainable = False\n"
         "    model.compile()\nmodel.fit(x, y)",
+        f"{TWO}model.layers[0].trainable = False\nagain(model)\nmodel.fit(x, y)",
+        f"{TWO}model.layers[0].trainable = False\nmodel.make_train_function(force=True)\nmodel.fit(x, y)",
+        TWO.replace("'mse')", "'mse', run_eagerly=True)") + "model.layers[0].trainable = False\nmodel.fit(x, y)",
     ],
     "PS322": [
         GAN + "gan.compile('sgd', 'mse')\nd.trainable = True\nd.train_on_batch(x, y)",
@@ -237,6 +296,8 @@ SILENT: dict[str, list[str]] = {
         f"{NET}{NP}np.savez('w.npz', *[np.linalg.norm(v) for v in model.trainable_variables])",
         f"{NET}{NP}np.save('w.npy', [v.shape for v in model.trainable_variables])",
         f"{K}{NP}def save(model):\n    np.savez('w.npz', *model.trainable_variables)",
+        f"{NET}{NP}np.savez('w.npz', *[v.numpy() for v in model.trainable_variables])\nmodel.save('model.keras')",
+        f"{NET}{NP}np.savez('fisher.npz', *[v.numpy() ** 2 for v in model.trainable_variables])",
     ],
     "PS402": [
         f"{K}model = keras.Sequential([layers.BatchNormalization(), layers.Resizing(8, 8)])\nmodel.export('served')",
@@ -249,6 +310,8 @@ SILENT: dict[str, list[str]] = {
         "tf.saved_model.save(model, 'served')",
         f"{K}model = keras.Sequential([layers.Resizing(8, 8), layers.BatchNormalization()])\n"
         "tf.saved_model.save(model, 'served', signatures=serve)",
+        f"{K}base = keras.applications.MobileNetV2(include_top=False)\nbase.trainable = False\n"
+        "model = keras.Sequential([layers.RandomFlip(), base])\nmodel.export('served')",
     ],
     "PS403": [
         f"{K}layers.BatchNormalization(momentum=0.9)",
@@ -284,6 +347,16 @@ SILENT: dict[str, list[str]] = {
 
 # Longer ways to say what a check's example says: named once.
 NAMED: dict[str, list[str]] = {
+    "PS106": [
+        model(TOLD + "return self.drop(x, training)"),
+        model(TOLD + "return self.drop(x, training=training)", after="net = Net()\nnet(x, False)"),
+    ],
+    "PS202": [
+        model(TOLD + "return self.drop(self.bn(x, training=False))", f"{DROP}\nself.bn = layers.BatchNormalization()"),
+    ],
+    "PS204": [
+        model(TOLD + "if training:\n        x = layers.Dropout(0.5)(x, training=True)\n    return x"),
+    ],
     "PS201": [
         step("model(x)", head=model("def call(self, x):\n    return self.drop(x)", after="model = Net()")),
         model("def call(self, x):\n    return self.drop(x)") + TRAIN + "train(Net(), x, y)",
@@ -294,6 +367,7 @@ NAMED: dict[str, list[str]] = {
         NET + "@tf.function\n" + TRAIN + "train(model, x, y)",
     ],
     "PS302": [
+        f"{NET}def f(t, n, x):\n    y, n = model.stateless_call(t, n, x, training=True)\n    return y",
         f"{NET}def f(t, n, x):\n    return loss_fn(model.stateless_call(t, n, x, training=True)[0])",
         f"{NET}for x in data:\n    y, _ = model.stateless_call(t, n, x, training=True)",
         f"{NET}def f(t, n, x):\n    y, *_ = model.stateless_call(t, n, x, training=True)\n    return y",

@@ -38,7 +38,7 @@ def test_it_says_where_what_and_instead(project: Path, capsys: pytest.CaptureFix
     status, out, _ = run(capsys, project)
     assert status == 1
     head, finding, instead, total = out.splitlines()
-    assert head == "Keras 3.15 is assumed (current). 1 files read, 0 skipped: no Keras in them."
+    assert head == "Keras 3.15 is assumed (current). 1 file read, 0 skipped: nothing about phases in them."
     assert finding.startswith(f"{project / 'net.py'}:3:8: PS403 warning: `momentum=0.1`")
     assert instead.strip().startswith("instead: ") and total == "1 warning."
 
@@ -126,6 +126,42 @@ def notebook(*cells: str) -> str:
     return json.dumps({"cells": [{"cell_type": "markdown", "source": "# keras"}, *code]})
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        'print(\n    "%.2f"\n    % (0.5,)\n)\n%matplotlib inline',
+        "if (\n    x\n    != 0.5\n):\n    pass\n!ls",
+        "  x = 1\n  y = 2",
+        "files, rest = !ls",
+        "\n%%bash\nls",
+    ],
+)
+def test_a_cell_is_read_as_ipython_reads_it(cell: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "n.ipynb").write_text(notebook(cell, BROKEN))
+    status, out, _ = run(capsys, str(tmp_path))
+    assert status == 1 and "not read" not in out
+
+
+@pytest.mark.parametrize("text", ['["keras", "phase"]', '{"cells": ["keras phase"]}', '{"cells": {"keras": "phase"}}'])
+def test_what_is_no_notebook_is_counted_and_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "n.ipynb").write_text(text)
+    (tmp_path / "a.py").write_text(BROKEN)
+    status, out, _ = run(capsys, str(tmp_path))
+    assert status == 1 and "n.ipynb: not read. ValueError: a notebook without cells" in out
+
+
+@pytest.mark.parametrize("code", CHECKS)
+def test_no_file_is_skipped_in_which_a_check_would_find_something(code: str) -> None:
+    assert files.WORDS.search(CHECKS[code].broken)
+
+
+@pytest.mark.parametrize(
+    "line", ["LSTM(8, dropout=0.2)", "keras.applications.ResNet50()", "from keras.layers.core import Dense"]
+)
+def test_words_in_which_phases_hide(line: str) -> None:
+    assert files.WORDS.search(line)
+
+
 def test_a_notebook_is_placed_by_cell_and_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cells = [
         "%matplotlib inline\n!pip install keras \\\n  tensorflow\nfrom keras import layers",
@@ -165,6 +201,23 @@ def test_the_release_comes_from_the_pins(name: str, text: str, release: str, tmp
     project = settings.table(folder)
     found, because = settings.assumed(None, settings.settings(project), folder, project)
     assert found == release and (because == "current") == (release == "3.15" and "<4" not in text)
+
+
+@pytest.mark.parametrize(
+    ("pin", "release"),
+    [
+        ("keras==3.*", "3.15"),
+        ("keras==3", "3.0"),
+        ("keras^3.5.1", "3.15"),
+        ("tensorflow==2.*", None),
+        ("tensorflow==2.4.*", "2.4"),
+        ("tensorflow==1.15", "2.2"),
+    ],
+)
+def test_a_pin_with_a_star_or_one_number(pin: str, release: str | None, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(pin)
+    found = settings.pinned(tmp_path, {})
+    assert (found and found[0]) == release
 
 
 def test_an_option_goes_before_the_configuration_and_that_before_pins(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def either(code: str, seen: Callable[[dict[str, Any]], bool]) -> None:
         ("PS103", AttributeError),
         ("PS104", ValueError),
         ("PS105", ImportError),
+        ("PS106", ValueError),
     ],
 )
 def test_what_is_gone_raises(code: str, error: type[Exception]) -> None:

@@ -72,7 +72,8 @@ def scan(
             report.notes += sum(1 for _ in findings(source, hidden))
         except (SyntaxError, ValueError, RecursionError, OSError) as error:
             report.unread[str(path)] = reason(error)
-        report.read += 1
+        else:
+            report.read += 1
     return report
 
 
@@ -86,7 +87,8 @@ def as_text(report: Report) -> str:
     counts = {level: 0 for level in ("error", "warning", "note")}
     lines = [
         f"Keras {report.keras} is assumed ({report.because}). {report.read} "
-        f"files read, {report.skipped} skipped: no Keras in them."
+        f"{'file' if report.read == 1 else 'files'} read, {report.skipped} skipped: "
+        f"nothing about phases in them."
     ]
     for finding in report.found:
         counts[finding.severity] += 1

@@ -54,9 +54,11 @@ BASE = ast.Name("base")  # who makes the layers of an application
 class Holdings:
     """Asks a value for the layers inside; only what is surely there counts."""
 
-    def __init__(self, values: Values, freezes: bool) -> None:
+    def __init__(self, values: Values) -> None:
         self.values = values
-        self.freezes = freezes  # a frozen base runs in inference whatever it is told
+        # A frozen BatchNormalization runs in inference whatever it is told: the nodes
+        # of those that the file freezes, and BASE for those of an application.
+        self.frozen: set[int] = set()
 
     def layers(self, value: Any, seen: frozenset = frozenset()) -> Iterator[Layer]:
         """Every layer of Keras inside."""
@@ -85,10 +87,14 @@ class Holdings:
         """The kinds of layers inside that heed a phase, each once."""
         found: dict[str, None] = {}
         for part in self.layers(value):
-            frozen = self.freezes and part.node.func is BASE
-            if heeds(part) and not frozen:
+            if self.acts(part):
                 found[part.kind] = None
         return list(found)
+
+    def acts(self, part: Layer) -> bool:
+        """Does it do something else in training, and does the file not freeze it?"""
+        frozen = {id(part.node), id(part.node.func)} & self.frozen
+        return heeds(part) and not (frozen and part.kind in known.NORMALISATIONS)
 
     def leaking(self, value: Any) -> list[str]:
         return [part.kind for part in self.layers(value) if known.leaks(part.kind)]
@@ -131,6 +137,8 @@ def phase_of(site: Site, value: Any) -> ast.expr | bool | None:
     if given is not None:
         return given
     place = 1
+    if isinstance(value, Layer) and value.kind in known.HEED_WITH:
+        return None  # their second argument is a state, or what is attended to
     if isinstance(value, Instance):
         method = value.of.method("call")
         if method is None:

@@ -94,7 +94,7 @@ def canonical(name: str) -> str:
 
 def layer_of(name: str) -> str | None:
     """`Dropout` for `keras.layers.Dropout`."""
-    if name.startswith("keras.layers."):
+    if name.startswith("keras.layers.") and name[13:14].isupper():
         return name[13:]
     return None
 

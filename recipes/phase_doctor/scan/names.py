@@ -197,8 +197,9 @@ class Names:
         here: Scope | None = scope
         while here is not None:
             if here.parent is not None and here.parent.kind == "class":
-                arguments = getattr(here.node, "args", None)
-                return arguments.args[0].arg if arguments and arguments.args else None
+                static = map(ast.unparse, getattr(here.node, "decorator_list", ()))
+                given = getattr(getattr(here.node, "args", None), "args", [])
+                return given[0].arg if given and "staticmethod" not in static else None
             here = here.parent
         return None
 

@@ -14,7 +14,7 @@ from typing import Any
 from . import known
 from .check import CHECKS, Check, Finding, Release
 from .files import Text
-from .holds import Holdings
+from .holds import BASE, Holdings
 from .things import Class, Dotted
 from .tree import Indexer, Scope, Site
 from .values import Values
@@ -26,7 +26,7 @@ KERAS_2 = re.compile(
     r"|^[^#\n]*TF_USE_LEGACY_KERAS[\"']?\]?\s*[:,=]\s*[\"']?(?:1|True)",
     re.MULTILINE,
 )
-FREEZES = re.compile(r"\btrainable\s*=\s*False")
+FREEZES = re.compile(r"freeze|set_trainable|setattr\([^)]*trainable", re.IGNORECASE)
 TF1 = re.compile(
     r"\b(?:tf|tensorflow)\.(?:compat\.v1\.)?(?:Session|placeholder|placeholder_with_default|InteractiveSession|contrib)\b"
 )
@@ -46,7 +46,8 @@ class Source:
         self.indexer = Indexer()
         self.module = self.indexer.module(self.tree)
         self.values = Values(self.module)
-        self.holds = Holdings(self.values, FREEZES.search(text.text) is not None)
+        self.holds = Holdings(self.values)
+        self.holds.frozen = self.frozen()
 
     @functools.cached_property
     def scopes(self) -> list[Scope]:
@@ -58,6 +59,22 @@ class Source:
         return sorted(
             (site for scope in self.scopes for site in scope.calls), key=lambda s: s.at
         )
+
+    def frozen(self) -> set[int]:
+        """What is set to another `trainable` than True, and never to True."""
+        found: dict[bool, set[int]] = {True: set(), False: set()}
+        for scope in self.scopes:
+            for target, given, site in scope.assigned:
+                if target.attr == "trainable":
+                    held = self.values.at(target.value, site)
+                    held = held or of_layers(self.values, target.value, site)
+                    free = isinstance(given, ast.Constant) and given.value is True
+                    for part in self.holds.layers(held):
+                        found[free] |= {id(part.node), id(part.node.func)}
+                    found[free] |= {id(BASE)} if held is None and not free else set()
+        if FREEZES.search(self.text.text):
+            found[False].add(id(BASE))
+        return found[False] - (found[True] - {id(BASE)})
 
     @functools.cached_property
     def is_tf1(self) -> bool:
@@ -107,10 +124,30 @@ class Source:
         return found
 
 
+def of_layers(values: Values, node: ast.expr, site: Site) -> Any:
+    """The model whose `layers` a loop's variable, or a subscript, is one of."""
+    if isinstance(node, ast.Name):
+        bound = values.before(site.scope.names.get(node.id, []), site.at, site.arms)
+        if (
+            bound is None
+            or bound.how != "item"
+            or not isinstance(bound.value, ast.expr)
+        ):
+            return None
+        node = bound.value
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    if isinstance(node, ast.Attribute) and node.attr == "layers":
+        return values.at(node.value, site)
+    return None
+
+
 def findings(source: Source, checks: list[Check] | None = None) -> Iterator[Finding]:
     """What the checks find in a file, in the order of its lines."""
     ignored = source.ignored()
     found = []
+    for site in source.calls:  # in their order, so that no chain of names is too long
+        source.callee(site)
     for check in CHECKS.values() if checks is None else checks:
         if not check.holds_on(source.release):
             continue

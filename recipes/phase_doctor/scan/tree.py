@@ -177,7 +177,8 @@ class Indexer:
         at = node.lineno, node.col_offset
         scope.bind(node.name, Binding("function", node, at, arms))
         site = Site(node, scope, arms, withs, node)
-        for part in (*node.decorator_list, *node.args.defaults):
+        given = (*node.args.defaults, *filter(None, node.args.kw_defaults))
+        for part in (*node.decorator_list, *given):
             self.search(part, site)
         self.function(node, scope, node.body)
 

@@ -93,7 +93,7 @@ class Values(Names):
             )
         if name.startswith("keras.applications.") and name[19:20].isupper():
             return Net(name[19:], node)
-        if name.startswith(OPERATIONS) or name == "keras.layers":
+        if name.startswith(OPERATIONS) or name.startswith("keras.layers"):
             inputs = [self.of(part, scope, at, arms) for part in node.args]
             flat = [
                 i for v in inputs for i in (v.items if isinstance(v, Many) else [v])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import Any
 
 from .. import known
 from ..check import check
 from ..holds import Signature, constant, heeds
 from ..source import Source
 from ..steps import calls_of_layers, trained
-from ..things import Class, Dotted, Function, Layer
+from ..things import Class, Dotted, Function, Instance, Layer
 from ..tree import Scope, Site
 
 Found = Iterator[tuple[ast.AST, str]]
@@ -95,10 +96,45 @@ def no_training(source: Source) -> Found:
 
 def told_nothing(source: Source, cls: Class, call: Scope) -> list[str]:
     """What runs in inference inside a model whose `call` takes no `training`."""
-    others = cls.method("train_step") or cls.method("__call__")
+    own = ("train_step", "__call__", "fit", "train_on_batch")
+    others = any(cls.method(name) for name in own)
     if not cls.is_model or Signature(call).takes or others or decorated(source, call):
         return []
     return [] if source.holds.leaking(cls) else untold(source, call)
+
+
+def trains_by_itself(source: Source, value: Any) -> bool:
+    """Can it train without being told: by a default, a literal, a leaking layer?"""
+    if source.release >= (3,) and source.holds.leaking(value):
+        return True
+    if not isinstance(value, Instance):
+        return any(
+            isinstance(part, Instance) and trains_by_itself(source, part)
+            for part in value.parts
+        )
+    call = value.of.method("call")
+    if call is None or decorated(source, call) or Signature(call).default() is True:
+        return True
+    for scope in (call, *helpers(value.of, call)):
+        own = Signature(scope)
+        for _, _, phase in calls_of_layers(source, scope):
+            by_name = isinstance(phase, ast.Name) and own.default(phase.id) is True
+            if constant(phase) is True or phase is False or by_name:
+                return True
+    for _, part, _ in calls_of_layers(source, call):
+        if (
+            isinstance(part, Instance)
+            and part.of is not value.of
+            and trains_by_itself(source, part)
+        ):
+            return True
+    return False
+
+
+def helpers(cls: Class, call: Scope) -> list[Scope]:
+    """The methods of the class that its `call` calls."""
+    called = {ast.unparse(site.node.func) for site in call.calls}  # type: ignore[attr-defined]
+    return [s for s in cls.scope.inner if f"self.{s.name}" in called]
 
 
 def decorated(source: Source, scope: Scope) -> bool:
@@ -123,6 +159,8 @@ def untold(source: Source, call: Scope) -> list[str]:
     own = Signature(call)
     for site, value, phase in calls_of_layers(source, call):
         if constant(phase) is True or phase is False:
+            return []
+        if isinstance(value, Instance) and trains_by_itself(source, value):
             return []
         by_name = isinstance(phase, ast.Name) and own.default(phase.id) in (False, None)
         if (phase is None or by_name or constant(phase) is None) and not site.arms:
@@ -289,7 +327,7 @@ def made_in_call(source: Source) -> Found:
             made = isinstance(value, Layer) and value.node is site.node
             if (
                 made
-                and not site.arms
+                and not perhaps(source, site)
                 and value.kind in known.HEED_ALWAYS
                 and heeds(value)
             ):
@@ -298,6 +336,15 @@ def made_in_call(source: Source) -> Found:
                     f"`{value.kind}` is made anew at every call: `fit` raises for its "
                     "variables, and no list of the model holds them.",
                 )
+
+
+def perhaps(source: Source, site: Site) -> bool:
+    """Is it made in some calls only? Not so in a loop, or in every training call."""
+    return any(
+        arm != "for"
+        and ast.unparse(source.indexer.tests.get(number) or ast.Pass()) != "training"
+        for number, arm in site.arms
+    )
 
 
 def in_call(source: Source, scope: Scope) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from .. import known
 from ..check import check
-from ..holds import constant, heeds, keyword
+from ..holds import constant, keyword
 from ..source import Source
 from ..things import Layer, Net
 from ..tree import Site
@@ -154,7 +154,7 @@ def leaking_export(source: Source) -> Found:
         behind = [
             part.kind
             for part in (layers[leaks[0] :] if leaks else [])
-            if part.kind in known.NORMALISATIONS and heeds(part)
+            if part.kind in known.NORMALISATIONS and source.holds.acts(part)
         ]
         if behind:
             yield (
@@ -170,8 +170,9 @@ def exports(source: Source) -> Iterator[tuple[Site, ast.expr, bool]]:
     for site in source.calls:
         if source.func(site) == "tensorflow.saved_model.save":
             match site.node:
-                case ast.Call(args=[model, _], keywords=[]):
-                    yield site, model, False
+                case ast.Call(args=[model, *rest], keywords=given):
+                    if len(rest) < 2 and not {k.arg for k in given} - {"export_dir"}:
+                        yield site, model, False
 
 
 @check(

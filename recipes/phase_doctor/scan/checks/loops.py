@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..check import check
-from ..holds import Signature, constant, keyword
+from ..holds import constant, keyword
 from ..source import Source
 from ..steps import calls_of_layers, phase_given, trains
 from ..things import Class, Dotted, Instance, Net
 from ..tree import Site
-from .classes import decorated, in_call, in_graph, told_nothing, words
+from .classes import in_call, in_graph, told_nothing, trains_by_itself, words
 
 Found = Iterator[tuple[ast.AST, str]]
 
@@ -93,30 +93,6 @@ def called_model(source: Source, site: Site) -> Any:
             else None
         )
     return value if isinstance(value, Net) else None
-
-
-def trains_by_itself(source: Source, value: Any) -> bool:
-    """Can it train without being told: by a default, a literal, a leaking layer?"""
-    if source.release >= (3,) and source.holds.leaking(value):
-        return True
-    if not isinstance(value, Instance):
-        return any(
-            isinstance(part, Instance) and trains_by_itself(source, part)
-            for part in value.parts
-        )
-    call = value.of.method("call")
-    if call is None or decorated(source, call) or Signature(call).default() is True:
-        return True
-    for _, part, phase in calls_of_layers(source, call):
-        if constant(phase) is True or phase is False:
-            return True
-        if (
-            isinstance(part, Instance)
-            and part.of is not value.of
-            and trains_by_itself(source, part)
-        ):
-            return True
-    return False
 
 
 @check(

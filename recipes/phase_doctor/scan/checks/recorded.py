@@ -10,7 +10,7 @@ from typing import Any
 from .. import known
 from ..check import check
 from ..holds import constant, heeds, phase_of
-from ..source import Source
+from ..source import Source, of_layers
 from ..things import Dotted, Layer, Many, Net, Tensor
 from ..tree import Site
 
@@ -60,28 +60,11 @@ def flags(source: Source, value: Any) -> Iterator[tuple[Any, Site, bool]]:
         for target, given, site in scope.assigned:
             if target.attr == "trainable" and isinstance(constant(given), bool):
                 holder = source.values.at(target.value, site)
-                if holder is value or of_layers(source, target.value, site) is value:
+                if (
+                    holder is value
+                    or of_layers(source.values, target.value, site) is value
+                ):
                     yield constant(given), site, holder is value
-
-
-def of_layers(source: Source, node: ast.expr, site: Site) -> Any:
-    """The model whose `layers` a loop's variable, or a subscript, is one of."""
-    if isinstance(node, ast.Name):
-        bound = source.values.before(
-            site.scope.names.get(node.id, []), site.at, site.arms
-        )
-        if (
-            bound is None
-            or bound.how != "item"
-            or not isinstance(bound.value, ast.expr)
-        ):
-            return None
-        node = bound.value
-    while isinstance(node, ast.Subscript):
-        node = node.value
-    if isinstance(node, ast.Attribute) and node.attr == "layers":
-        return source.values.at(node.value, site)
-    return None
 
 
 @check(
@@ -127,6 +110,8 @@ def recorded_false(source: Source) -> Found:
         if not source.holds.normalises(value):
             continue
         set_to = list(flags(source, value))
+        if any(of_layers(source.values, *place) is value for place in unsure(source)):
+            continue
         thawed = [s for given, s, _ in set_to if given is True and s.at > site.at]
         frozen = [s for given, s, _ in set_to if given is False]
         if thawed or not (frozen or unknown_flags(source)):
@@ -137,6 +122,14 @@ def recorded_false(source: Source) -> Found:
                 f"`training=False` recorded on `{short}` does not hold in `fit`: "
                 f"while it is trainable, its BatchNormalization trains.",
             )
+
+
+def unsure(source: Source) -> Iterator[tuple[ast.expr, Site]]:
+    """Where `trainable` is given what is no literal."""
+    for scope in source.scopes:
+        for target, given, site in scope.assigned:
+            if target.attr == "trainable" and not isinstance(constant(given), bool):
+                yield target.value, site
 
 
 def unknown_flags(source: Source) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from .. import known
 from ..check import check
+from ..holds import Signature
 from ..source import Source
 from ..things import Instance, Layer, Net
 from ..tree import Site
@@ -69,13 +70,12 @@ def asks(source: Source, test: ast.expr, site: Site) -> bool:
 
 
 def sites(source: Source) -> Iterator[tuple[str, Site]]:
-    """Names of libraries that are imported or read, without those that are guarded."""
+    """Names of libraries that are imported or read."""
     for name, site in source.indexer.imports:
-        if not guarded(source, site):
-            yield known.canonical(name), site
+        yield known.canonical(name), site
     for site in source.indexer.attributes:
         assert isinstance(site.node, ast.Attribute)
-        if "phase" in site.node.attr and not guarded(source, site):
+        if "phase" in site.node.attr:
             value = source.values.at(site.node, site)
             yield getattr(value, "name", ""), site
 
@@ -106,7 +106,7 @@ def learning_phase(source: Source) -> Found:
     Every call of a model has its own phase, handed in as `training=`.
     """
     for name, site in sites(source):
-        if name in PHASE_NAMES:
+        if name in PHASE_NAMES and not guarded(source, site):
             yield site.node, f"`{name}` does not exist on Keras 3: this line raises."
 
 
@@ -259,11 +259,8 @@ from keras.layers import BatchNormalization
 def modules(source: Source) -> Found:
     """Keras 3 keeps every layer in `keras.layers`."""
     for name, site in source.indexer.imports:
-        if (
-            HOMES.match(name)
-            and not guarded(source, site)
-            and not name.startswith("tensorflow.python")
-        ):
+        gone = HOMES.match(name) and not name.startswith("tensorflow.python")
+        if gone and not guarded(source, site):
             last = name.rpartition(".")[2]
             if last in known.LAYERS | {"*"} or known.leaks(last) or last[:1].islower():
                 found = HOMES.match(name)
@@ -282,3 +279,65 @@ def modules(source: Source) -> Found:
                     site.node,
                     "`keras.layers.experimental` is no module of Keras 3: this raises.",
                 )
+
+
+@check(
+    "PS106",
+    "error",
+    "the phase is handed in by position",
+    since=KERAS_3,
+    instead="Name it: `self.drop(x, training=training)`.",
+    broken="""
+import keras
+
+model = keras.Sequential([keras.layers.Dropout(0.5)])
+outputs = model(x, True)
+""",
+    cured="""
+import keras
+
+model = keras.Sequential([keras.layers.Dropout(0.5)])
+outputs = model(x, training=True)
+""",
+)
+def by_position(source: Source) -> Found:
+    """Keras 3 takes tensors by position and nothing else. A bool there raises
+    `ValueError: Only input tensors may be passed as positional arguments`.
+    """
+    for site in source.calls:
+        value = source.callee(site)
+        one_input = isinstance(value, (Layer, Net)) and not (
+            isinstance(value, Layer) and value.kind in known.HEED_WITH
+        )
+        if not one_input and not (isinstance(value, Instance) and plain(value)):
+            continue
+        match site.node:
+            case ast.Call(args=[_, ast.Constant(value=True | False)]):
+                pass
+            case ast.Call(args=[_, ast.Name("training")]):
+                if not takes_phase(site):
+                    continue
+            case _:
+                continue
+        if not guarded(source, site):
+            yield (
+                site.node,
+                f"`{ast.unparse(site.node)}` hands the phase in by position: Keras 3 "
+                f"raises as soon as it is True or False.",
+            )
+
+
+def plain(value: Instance) -> bool:
+    """A layer of the file's that Keras calls, and whose second argument is a phase."""
+    call = value.of.method("call")
+    return (
+        value.of.is_layer
+        and call is not None
+        and not value.of.method("__call__")
+        and Signature(call).place == 1
+    )
+
+
+def takes_phase(site: Site) -> bool:
+    """In a `call` that Keras hands the phase to."""
+    return site.scope.name == "call" and "training" in Signature(site.scope).names

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..check import check
-from ..holds import constant
+from ..holds import constant, keyword
 from ..names import DEEP
-from ..source import Source
+from ..source import Source, of_layers
 from ..things import Class, Net
 from ..tree import Position, Scope, Site
-from .recorded import of_layers
 
 Found = Iterator[tuple[ast.AST, str]]
 FITS = ("fit", "fit_generator", "train_on_batch")
@@ -67,7 +66,7 @@ def straight(site: Site) -> tuple:
 @check(
     "PS321",
     "warning",
-    "trainable is set after the model has its step",
+    "trainable is set after fit has traced the step",
     instead="Call `compile` after the last change of `trainable`.",
     broken="""
 import keras
@@ -95,7 +94,6 @@ def after_compile(source: Source) -> Found:
 
     What is set later changes nothing until the next `compile`.
     """
-    fixes = "compile" if source.release < (3,) else "fit"
     for scope in source.scopes:
         steps = [] if scope.kind == "class" else events(source, scope)
         for number, event in enumerate(steps):
@@ -115,19 +113,52 @@ def after_compile(source: Source) -> Found:
                 for e in steps[number : steps.index(later)]
                 if e.key == key and e.what in ("compile", "bind")
             ]
-            after_last = before and before[-1].what == fixes
+            whats = [e.what for e in before]
+            after_last = whats[-1:] == ["fit"] or (
+                source.release < (3,) and whats[-1:] == ["compile"]
+            )
             arms = {straight(e.site) for e in (event, later, *before[-1:])}
             if (
                 after_last
                 and not between
                 and len(arms) == 1
                 and not loops(later, before[-1])
+                and not anew(source, scope, event, later, before)
             ):
                 yield (
                     event.site.statement,
-                    f"`{key}` already has its step: this changes nothing in its next "
-                    f"`{method(later)}` without a `compile` in between.",
+                    f"The training step of `{key}` was made before: this changes "
+                    f"nothing in its next `{method(later)}` without a `compile` in "
+                    f"between.",
                 )
+
+
+def anew(
+    source: Source, scope: Scope, event: Event, later: Event, before: list[Event]
+) -> bool:
+    """May the step be made anew before the next fit, by whatever else?"""
+    key = later.key
+    eager = [keyword(e.site.node, "run_eagerly") for e in before if e.what == "compile"]
+    if any(constant(given) not in (False, None, ...) for given in eager):
+        return True
+    model = source.values.at(later.site.node.func.value, later.site)  # type: ignore[attr-defined]
+    for site in scope.calls:
+        if not event.site.at < site.at < later.site.at:
+            continue
+        func = site.node.func  # type: ignore[attr-defined]
+        on = func.value if isinstance(func, ast.Attribute) else None
+        if on is not None and func.attr in ("compile", "make_train_function"):
+            renewed = source.values.at(on, site)
+            if renewed is None or renewed is model:
+                return True
+        given = [*site.node.args, *(k.value for k in site.node.keywords)]  # type: ignore[attr-defined]
+        own = on is not None and key == f"{ast.unparse(on)}.{key.rpartition('.')[2]}"
+        if own or any(ast.unparse(part) == key for part in given):
+            return True
+    return any(
+        target.attr == "train_function" and event.site.at < site.at < later.site.at
+        for target, _, site in scope.assigned
+    )
 
 
 def loops(*several: Event) -> bool:
@@ -160,7 +191,9 @@ def concerns(source: Source, event: Event, fit: Event) -> bool:
             return True
     if not isinstance(model, Net):
         return False
-    part = source.values.at(target, event.site) or of_layers(source, target, event.site)
+    part = source.values.at(target, event.site) or of_layers(
+        source.values, target, event.site
+    )
     return part is not None and any(p is part for p in model.parts)
 
 
@@ -169,8 +202,9 @@ def concerns(source: Source, event: Event, fit: Event) -> bool:
     "error",
     "a discriminator that is frozen before its first step never learns",
     since=(3, 0),
-    instead="Set `discriminator.trainable = True` before its own step, or "
-    "write one model with a `train_step` that names the variables of each optimizer.",
+    instead="Write one model with a `train_step` that names the variables of each "
+    "optimizer. Or set `discriminator.trainable = True` before its own first step, and "
+    "`False` again before the first step of the combined model.",
     broken="""
 import keras
 
@@ -182,6 +216,7 @@ discriminator.trainable = False
 gan = keras.Model(z, discriminator(generator(z)))
 gan.compile("sgd", "mse")
 discriminator.train_on_batch(x, y)
+gan.train_on_batch(x[:, :4], y)
 """,
     cured="""
 import keras
@@ -195,6 +230,8 @@ gan = keras.Model(z, discriminator(generator(z)))
 gan.compile("sgd", "mse")
 discriminator.trainable = True
 discriminator.train_on_batch(x, y)
+discriminator.trainable = False
+gan.train_on_batch(x[:, :4], y)
 """,
 )
 def frozen_discriminator(source: Source) -> Found:
@@ -205,7 +242,7 @@ def frozen_discriminator(source: Source) -> Found:
         yield (
             event.site.statement,
             f"`{event.key}` is frozen before its first step: on Keras 3 its own "
-            f"`train_on_batch` trains nothing.",
+            f"steps train nothing.",
         )
 
 
@@ -230,10 +267,26 @@ def frozen_here(source: Source) -> Iterator[Event]:
                 or not other
                 or again
                 or event.site.arms != mine[-1].site.arms
+                or stepped_between(source, scope, mine[-1], event)
             ):
                 continue
             if trained_later(source, scope, event) and not thawed(source, key):
                 yield event
+
+
+def stepped_between(source: Source, scope: Scope, first: Event, last: Event) -> bool:
+    """Has a method of the same object, called in between, a fit of it?"""
+    cls = source.values.this(scope) if first.key.startswith("self.") else None
+    called = {
+        ast.unparse(site.node.func)  # type: ignore[attr-defined]
+        for site in scope.calls
+        if first.site.at < site.at < last.site.at
+    }
+    return any(
+        f"self.{inner.name}" in called
+        and any(e.what == "fit" and e.key == first.key for e in events(source, inner))
+        for inner in (cls.scope.inner if cls else ())
+    )
 
 
 def frozen_elsewhere(source: Source) -> Iterator[Event]:
