@@ -176,7 +176,7 @@ case.show_table(
 
 # %% [markdown]
 # Today's spelling of all of it is the argument: `model(x, training=True)` in the step, `model(x, training=False)` in
-# the test. Line by line: [`functional_learning_phase`](../recipes/functional_learning_phase.md).
+# the test. [Line by line](../reference/learning-phase.md).
 #
 # ## Verdict
 

@@ -181,10 +181,10 @@ def _mean(values: list[float], digits: int = 3) -> str:
     return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def tables(data: dict[str, Any]) -> dict[str, str]:
-    """Return the tables that the page shows, as mean (lowest to highest) over the seeds."""
+def table(data: dict[str, Any]) -> str:
+    """Return the table that the page shows, as mean (lowest to highest) over the seeds."""
     runs = data["runs"]
-    angles = [
+    rows = [
         "| digits turned by | accuracy, one pass | accuracy, samples | calibration error, one pass | "
         "calibration error, samples |",
         "|---|---|---|---|---|",
@@ -195,17 +195,8 @@ def tables(data: dict[str, Any]) -> dict[str, str]:
             for what in ("accuracy", "calibration_error")
             for way in ("one_pass", "samples")
         ]
-        angles.append(f"| {angle}° | {' | '.join(cells)} |")
-    counts = [
-        "| samples | error of the mean | calibration error | mutual information, nats |",
-        "|---|---|---|---|",
-    ]
-    for count in map(str, COUNTS[::2]):
-        row = [run["enough"][count] for run in runs]
-        keys = ("error", "calibration_error", "mutual_information")
-        cells = [f"{np.mean([r[key] for r in row]):.3f}" for key in keys]
-        counts.append(f"| {count} | {' | '.join(cells)} |")
-    return {"turned": "\n".join(angles), "enough": "\n".join(counts)}
+        rows.append(f"| {angle}° | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def curves(data: dict[str, Any]) -> dict[str, Any]:
@@ -258,8 +249,7 @@ def main() -> None:
         part.write(json.dumps(data, indent=1) + "\n")
     os.replace(part.name, DATA)
     draw()
-    for text in tables(data).values():
-        print(text + "\n")
+    print(table(data))
 
 
 if __name__ == "__main__":
