@@ -24,9 +24,12 @@ def focusable_code(page: str) -> str:
 
 
 def breakable_names(page: str) -> str:
-    """Let a long name in a table break after `_`, `.` and `(`, and nowhere else."""
+    """Let a long name in a table break after `_`, `.` and `(`, an answer before `Error`, and nothing elsewhere."""
 
     def cell(code: re.Match[str]) -> str:
         return JOINT.sub(r"\1<wbr>", code[0])
 
-    return TABLE.sub(lambda table: CELL_CODE.sub(cell, table[0]), page)
+    def breakable(table: re.Match[str]) -> str:
+        return CELL_CODE.sub(cell, table[0]).replace("Error</span>", "<wbr>Error</span>")
+
+    return TABLE.sub(breakable, page)

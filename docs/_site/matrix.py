@@ -260,8 +260,7 @@ def _table(facts: Sequence[dict], columns: Sequence[dict], data: dict) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for fact, row in zip(facts, rows, strict=True):
         statement = fact["statement"].replace("|", "\\|")
-        answers = [said(row[first]).replace("Error<", "<wbr>Error<") for first, _ in stretches]
-        lines.append("| " + " | ".join([statement, *answers]) + " |")
+        lines.append("| " + " | ".join([statement, *[said(row[first]) for first, _ in stretches]]) + " |")
     return "\n".join(lines)
 
 

@@ -18,10 +18,14 @@ slow = pytest.mark.slow
 
 
 def test_names_in_tables_may_break_at_their_joints_only() -> None:
-    page = "<p><code>a_b</code></p><table><td><code>keras.layers.Dropout_2(p)</code> <code>__init__</code></td></table>"
+    page = (
+        "<p><code>a_b</code></p>"
+        "<table><td><code>keras.layers.Dropout_2(p)</code> <code>__init__</code> <span>TypeError</span></td></table>"
+    )
     assert accessible.breakable_names(page) == (
         "<p><code>a_b</code></p>"
-        "<table><td><code>keras.<wbr>layers.<wbr>Dropout_<wbr>2(<wbr>p)</code> <code>__init__</code></td></table>"
+        "<table><td><code>keras.<wbr>layers.<wbr>Dropout_<wbr>2(<wbr>p)</code> <code>__init__</code> "
+        "<span>Type<wbr>Error</span></td></table>"
     )
 
 

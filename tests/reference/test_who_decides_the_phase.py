@@ -170,16 +170,21 @@ def test_the_table_has_every_style_and_every_route() -> None:
     assert set(CELLS) == {(style, route) for style in STYLES for route in ROUTES}
 
 
-def observed(style: str, route: str) -> str:
+# The same routes compiled by XLA; `observed` compiles the model with `jit`.
+XLA = {route: ROUTES[route] for route in ("`fit`", "`evaluate`", "`predict`")}
+XLA["`m(x)` in `tf.function`"] = lambda m: tf.function(lambda x: m(x), jit_compile=True)(X)
+
+
+def observed(style: str, route: str, jit: bool = False) -> str:
     keras.utils.set_random_seed(0)
     model = STYLES[style]()
     model(X, training=False)
     # A learning rate of 0: beta must not move, or it would shift the output as statistics do.
-    model.compile(keras.optimizers.SGD(0.0), "mse")
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=jit)
     (norm,) = (layer for layer in model._flatten_layers() if isinstance(layer, layers.BatchNormalization))
     before = norm.moving_mean.numpy()
     try:
-        result = ROUTES[route](model)
+        result = (XLA if jit else ROUTES)[route](model)
     except ValueError as error:
         return f"raises {type(error).__name__}"
     moved = not np.array_equal(before, norm.moving_mean.numpy())
@@ -196,3 +201,8 @@ def test_the_table_says_what_happens(style: str, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     expected = {route: CELLS[style, route] for route in ROUTES}
     assert {route: observed(style, route) for route in ROUTES} == expected
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_xla_changes_no_phase(style: str) -> None:
+    assert {route: observed(style, route, jit=True) for route in XLA} == {route: CELLS[style, route] for route in XLA}

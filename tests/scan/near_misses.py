@@ -178,6 +178,7 @@ SILENT: dict[str, list[str]] = {
         model("def step(self, x, training=True):\n    return self.drop(x, training=training)"),
     ],
     "PS204": [
+        model(TOLD + "if training:\n        return x\n    else:\n        return layers.Dropout(0.5)(x)"),
         f"{K}class Net(keras.Model):\n    def build(self, shape):\n        self.drop = layers.Dropout(0.5)",
         model(TOLD + "if self.drop is None:\n        self.drop = layers.Dropout(0.5)\n    return self.drop(x)"),
         f"{K}class A:\n    def call(self, x):\n        return layers.Dropout(0.5)(x)",
@@ -289,6 +290,7 @@ SILENT: dict[str, list[str]] = {
         ),
     ],
     "PS401": [
+        f"{NET}{NP}np.save('sizes.npy', [v.numpy().size for v in model.trainable_variables])",
         f"{NET}{NP}np.savez('w.npz', *model.weights)",
         f"{NET}{NP}np.savez('w.npz', *model.trainable_variables, *model.non_trainable_variables)",
         f"{K}{NP}model = keras.Sequential([layers.Dense(1)])\nnp.savez('w.npz', *model.trainable_variables)",
@@ -351,6 +353,10 @@ NAMED: dict[str, list[str]] = {
         model(TOLD + "return self.drop(x, training)"),
         model(TOLD + "return self.drop(x, training=training)", after="net = Net()\nnet(x, False)"),
     ],
+    "PS101": ["from keras import backend as K\ny = a if K.learning_phase() else b"],
+    "PS103": [
+        f"{NET}def f():\n    updates = model.updates\n    return updates",
+    ],
     "PS202": [
         model(TOLD + "return self.drop(self.bn(x, training=False))", f"{DROP}\nself.bn = layers.BatchNormalization()"),
     ],
@@ -383,6 +389,8 @@ NAMED: dict[str, list[str]] = {
         FREE.format("d.trainable = False", "for x, y in data:\n        d.train_on_batch(x, y)"),
     ],
     "PS401": [
+        f"{NET}{NP}np.save('w.npy', [v.numpy() for v in model.trainable_variables])",
+        f"{NET}c = tf.train.Checkpoint(v=model.trainable_variables)\nc.save('x')",
         f"{NET}{NP}def save(m, path):\n    np.savez(path, *[v.numpy() for v in m.trainable_weights])\nsave(model, 'w')",
         f"{NET}import pickle\nkept = [v.numpy() for v in model.trainable_variables]\npickle.dump(kept, file)",
         f"{NET}tf.train.Checkpoint(weights=model.trainable_variables)",

@@ -134,6 +134,28 @@ def test_a_discriminator_frozen_before_its_first_step_does_not_learn() -> None:
     either("PS322", unchanged)
 
 
+def test_the_cured_combined_model_leaves_the_discriminator_alone() -> None:
+    seen = ran("PS322", "cured")
+    before = seen["discriminator"].get_weights()
+    seen["gan"].train_on_batch(seen["x"][:, :4], 3 * seen["y"])
+    assert all(map(np.array_equal, before, seen["discriminator"].get_weights()))
+
+
+def test_a_phase_by_position_raises_in_fit_where_it_is_handed_on() -> None:
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = keras.layers.Dropout(0.5)
+
+        def call(self, x: Any, training: Any = None) -> Any:
+            return self.drop(x, training)
+
+    net = Net()
+    net.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Only input tensors may be passed as positional arguments"):
+        net.fit(np.ones((4, 2)), np.ones((4, 2)), verbose=0)
+
+
 def test_an_export_behind_augmentation_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).normal(5, 1, (16, 8, 8, 3)).astype("float32")

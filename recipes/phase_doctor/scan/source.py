@@ -46,6 +46,8 @@ class Source:
         self.indexer = Indexer()
         self.module = self.indexer.module(self.tree)
         self.values = Values(self.module)
+        for site in self.calls:  # in their order: no chain of names is too long then
+            self.callee(site)
         self.holds = Holdings(self.values)
         self.holds.frozen = self.frozen()
 
@@ -146,8 +148,6 @@ def findings(source: Source, checks: list[Check] | None = None) -> Iterator[Find
     """What the checks find in a file, in the order of its lines."""
     ignored = source.ignored()
     found = []
-    for site in source.calls:  # in their order, so that no chain of names is too long
-        source.callee(site)
     for check in CHECKS.values() if checks is None else checks:
         if not check.holds_on(source.release):
             continue

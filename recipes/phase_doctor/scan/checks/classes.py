@@ -340,9 +340,9 @@ def made_in_call(source: Source) -> Found:
 
 def perhaps(source: Source, site: Site) -> bool:
     """Is it made in some calls only? Not so in a loop, or in every training call."""
+    tests = source.indexer.tests
     return any(
-        arm != "for"
-        and ast.unparse(source.indexer.tests.get(number) or ast.Pass()) != "training"
+        arm != "for" and not (arm == "if" and ast.unparse(tests[number]) == "training")
         for number, arm in site.arms
     )
 

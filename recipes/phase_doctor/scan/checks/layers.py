@@ -15,10 +15,6 @@ from ..tree import Site
 from .recorded import recorded
 
 Found = Iterator[tuple[ast.AST, str]]
-# The statistics are saved in another place, or what is saved are no weights.
-ELSEWHERE = re.compile(
-    r"non_trainable_|moving_(?:mean|var)|\.save\(|save_weights|\.numpy\(\)(?:\.|\s*\*)"
-)
 SAVERS = {
     "tensorflow.train.Checkpoint",
     "tensorflow.train.Saver",
@@ -61,8 +57,6 @@ def trainable_only(source: Source) -> Found:
     """Moving mean and variance are not trainable: they are not in the file, and after
     loading inference normalises with (0, 1).
     """
-    if ELSEWHERE.search(source.text.text):
-        return
     for site in source.calls:
         if source.func(site) not in SAVERS:
             continue
@@ -73,14 +67,24 @@ def trainable_only(source: Source) -> Found:
         parts = [source.values.given(part, site) for part in plain]
         for node in (node for part in parts for node in variables(part)):
             model = source.values.at(node.value, site)
-            if source.holds.normalises(model) and "non_trainable" not in ast.unparse(
-                site.node
-            ):
+            if source.holds.normalises(model) and not kept(source, node.value):
                 yield (
                     site.node,
                     f"`{ast.unparse(node)}` holds no moving statistics: those of "
                     f"BatchNormalization are not saved.",
                 )
+
+
+def kept(source: Source, model: ast.expr) -> bool:
+    """Are this model's statistics saved, or read, in another place of the file?"""
+    name = re.escape(ast.unparse(model))
+    whole = r"save\(|save_weights\(|non_trainable_|get_weights\(|weights\b|variables\b"
+    return (
+        re.search(
+            rf"(?<![\w.]){name}\.(?:{whole})|\.moving_(?:mean|var)", source.text.text
+        )
+        is not None
+    )
 
 
 def variables(part: ast.AST) -> Iterator[ast.Attribute]:
@@ -95,8 +99,12 @@ def variables(part: ast.AST) -> Iterator[ast.Attribute]:
                 ast.ListComp(elt=ast.Attribute(attr=what))
                 | ast.GeneratorExp(elt=ast.Attribute(attr=what))
             ):
-                if what in ("name", "shape", "dtype", "path"):
+                if what in ("name", "shape", "dtype", "path", "size"):
                     return
+            case (
+                ast.ListComp(elt=ast.BinOp()) | ast.GeneratorExp(elt=ast.BinOp())
+            ):  # a square, as of Fisher's information, is no weight
+                return
         if isinstance(node, ast.Attribute) and node.attr in (
             "trainable_variables",
             "trainable_weights",

@@ -28,9 +28,7 @@ KERAS_3 = (3, 0)
 Found = Iterator[tuple[ast.AST, str]]
 
 
-ASKS = re.compile(
-    r"hasattr|getattr|version|V2|TF2|tf1|keras_?[23]|legacy|learning_phase", re.I
-)
+ASKS = re.compile(r"hasattr|getattr|version|V2|TF2|tf1|keras_?[23]|legacy", re.I)
 
 
 def guarded(source: Source, site: Site) -> bool:
@@ -157,8 +155,8 @@ logits = model(x, training=True)
 )
 def updates(source: Source) -> Found:
     """There is no list of updates: a call in the training phase makes them."""
-    own = re.search(r"(?:\.|^ +)updates\s*[:=][^=]", source.text.text, re.MULTILINE)
-    for site in () if own else source.indexer.attributes:
+    given = {target.attr for s in source.scopes for target, _, _ in s.assigned}
+    for site in () if "updates" in given else source.indexer.attributes:
         node = site.node
         assert isinstance(node, ast.Attribute)
         read = node.attr == "updates" and isinstance(node.ctx, ast.Load)
@@ -171,9 +169,7 @@ def is_model(source: Source, node: ast.expr, site: Site) -> bool:
     """Made in the file as a Keras model, and no attribute of a class of the file's."""
     value = source.values.at(node, site)
     if isinstance(value, Instance):
-        return value.of.is_model and not any(
-            s.name == "updates" for s in value.of.scope.inner
-        )
+        return value.of.is_model and "updates" not in value.of.scope.names
     return isinstance(value, Net)
 
 
@@ -259,15 +255,17 @@ from keras.layers import BatchNormalization
 def modules(source: Source) -> Found:
     """Keras 3 keeps every layer in `keras.layers`."""
     for name, site in source.indexer.imports:
-        gone = HOMES.match(name) and not name.startswith("tensorflow.python")
-        if gone and not guarded(source, site):
+        gone = HOMES.match(name)
+        if (
+            gone
+            and not name.startswith("tensorflow.python")
+            and not guarded(source, site)
+        ):
             last = name.rpartition(".")[2]
             if last in known.LAYERS | {"*"} or known.leaks(last) or last[:1].islower():
-                found = HOMES.match(name)
-                assert found is not None
                 yield (
                     site.node,
-                    f"`{found[0].rstrip('.')}` is no module of Keras 3: this import "
+                    f"`{gone[0].rstrip('.')}` is no module of Keras 3: this import "
                     f"raises.",
                 )
     for site in source.indexer.attributes:
