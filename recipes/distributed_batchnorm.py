@@ -107,6 +107,7 @@ def main():
 
     x, y = load_digits(return_X_y=True)
     chief = "TF_CONFIG" not in os.environ
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # two workers cannot share one GPU
     other = start_worker(__file__) if chief else None
     strategy = tf.distribute.MultiWorkerMirroredStrategy()  # one a process, and first
     batches = np.argsort(y[:180]).reshape(60, 3).T  # sorted: the parts are unlike
