@@ -88,6 +88,7 @@ def require_synchronized(strategy, model):
 
 def start_worker(script):
     """Run `script` as worker 1 of two on this machine; this process is worker 0."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # each would take the whole GPU
     with socket.socket() as one, socket.socket() as two:
         for free in one, two:
             free.bind(("127.0.0.1", 0))
@@ -107,7 +108,6 @@ def main():
 
     x, y = load_digits(return_X_y=True)
     chief = "TF_CONFIG" not in os.environ
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # two workers cannot share one GPU
     other = start_worker(__file__) if chief else None
     strategy = tf.distribute.MultiWorkerMirroredStrategy()  # one a process, and first
     batches = np.argsort(y[:180]).reshape(60, 3).T  # sorted: the parts are unlike

@@ -35,8 +35,9 @@ def export_litert_and_onnx(
     rows, as a share of their spread over the rows: a file that ignores its input is off
     by about 1, another order of adding in float32 by some 1e-6.
     Raises FileExistsError if `directory` exists; ValueError if an answer of the
-    SavedModel depends on its batch, a format lacks an operation, or a file differs by
-    more than `tolerance`. Whatever is raised, nothing is left on disk.
+    SavedModel is the same for all rows or depends on its batch, a format lacks an
+    operation, or a file differs by more than `tolerance`. Whatever is raised, nothing
+    is left on disk.
     """
     if Path(directory).exists():
         raise FileExistsError(f"{directory} exists, and nothing is overwritten.")
@@ -61,6 +62,12 @@ def export_litert_and_onnx(
         return float(np.max(shares))
 
     wanted = {name: np.asarray(output) for name, output in reference(samples).items()}
+    for name, output in wanted.items():
+        if not np.ptp(output, 0).max() > 1e-5 * np.abs(output).max():  # NaN, too
+            raise ValueError(
+                f"'{name}' is the same for all `samples`: rounding would be its whole "
+                "spread. Hand in rows whose answers differ."
+            )
     difference(reference, f"{saved_model} mixes rows; see export_inference_model.")
     differences = {}
     with tempfile.TemporaryDirectory(dir=Path(directory).parent) as work:

@@ -153,7 +153,7 @@ def work(folder, strategy, part, chief, killed_at=None):
 
 def main():
     """Kill one of two workers in the midst, start both again, compare the losses."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # two workers cannot share one GPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # each worker would take the whole GPU
     if "TF_CONFIG" in os.environ:
         chief = json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0
         first = not os.path.exists(os.path.join(sys.argv[1], "losses"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,23 @@ def check(model: Any, step: Any, artifact: Path | None, allow: tuple[str, ...]) 
         raise CannotExamine(f"There is no artifact at {artifact}.")
 
 
+@contextlib.contextmanager
+def float32() -> Iterator[None]:
+    """Inside, a GPU multiplies in float32 proper.
+
+    TensorFloat-32 keeps three digits, and which ones depends on the size of the batch:
+    as if batch mates mattered.
+    """
+    config = tf.config.experimental
+    before = config.tensor_float_32_execution_enabled()
+    config.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        config.enable_tensor_float_32_execution(before)
+
+
+@float32()
 def visit(
     model: Any,
     x: Any,

@@ -58,7 +58,11 @@ def assert_today_looks_like(name: str) -> None:
             assert abs(value - heights(then)[what]) <= 0.1001 * (high - low), f"{name}: {then['title']}, {what}"
 
 
+# Its workers run for half a minute, in its recipe's demo; the recipe's test holds the figure.
+HELD_THERE = {"survive_a_lost_worker"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(lane_figures.NAMES) & RECIPES))
+@pytest.mark.parametrize("name", sorted(set(lane_figures.NAMES) & RECIPES - HELD_THERE))
 def test_today_looks_like_the_figure_of_a_recipe(name: str) -> None:
     assert_today_looks_like(name)

@@ -102,7 +102,7 @@ def make_step(
     variables: Any = None,
 ) -> Any:
     """The textbook step, of all that is trainable or of these variables; `training="none"` leaves the argument out."""
-    optimizer = optimizer or keras.optimizers.Adam(1e-3)
+    optimizer = optimizer or keras.optimizers.SGD(1e-2)  # without slots, which are traced and run
     phase = {} if training == "none" else {"training": training}
 
     def step(x: Any, y: Any) -> Any:

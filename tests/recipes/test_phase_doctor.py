@@ -111,6 +111,25 @@ def test_state_comes_back_after_an_exception_too(monkeypatch, error):
         assert "PD001" in diagnose(model, *batch(), train_step=step).codes
     assert taken == [True]
     assert values(model, optimizer, metric) == before
+    assert tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+def test_it_examines_in_float32_and_puts_tensorfloat_32_back():
+    """On an H100 a healthy depthwise net was told PD304: TensorFloat-32 rounds by the size of the batch."""
+    config, seen = tf.config.experimental, []
+
+    class Looks(keras.layers.Layer):
+        def call(self, x):
+            seen.append(config.tensor_float_32_execution_enabled())
+            return x
+
+    model = keras.Sequential([keras.Input((6,)), Looks()])
+    model(batch()[0])
+    assert all(seen)
+    seen.clear()
+    diagnose(model, batch()[0])
+    assert seen and not any(seen)
+    assert config.tensor_float_32_execution_enabled()
 
 
 def test_numpy_and_python_random_states_and_files_are_left_alone(tmp_path):
