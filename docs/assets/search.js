@@ -175,9 +175,18 @@ function rank(groups) {
   return groups.sort((a, b) => scores.get(addressOf(b)).score - scores.get(addressOf(a)).score);
 }
 
+/** What lunr merges nodes of its tree of words by. Its own runs labels and numbers together: with digits in the words
+ * it takes two nodes for one, finds words that no page has, and fails: a query with a 0 in it found nothing. */
+function signature() {
+  return (this._str ??= [this.final, ...Object.keys(this.edges).sort().flatMap((label) => [label, this.edges[label].id])].join());
+}
+
 // Messages: 0 brings the index, 2 a query, 3 is the answer. They pass here first, then Material's worker.
 addEventListener("message", ({ data: message }) => {
-  if (message.type === 0) learn(message.data.docs);
+  if (message.type === 0) {
+    lunr.TokenSet.prototype.toString = signature;
+    learn(message.data.docs);
+  }
   if (message.type === 2) {
     typed = new Set(split(message.data));
     query = words(message.data);
