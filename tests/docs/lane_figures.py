@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,15 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [rounded(item) for item in value]
     return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def code_of(name: str) -> str:
+    """What decides a figure, in sixteen letters: the text of its measurement and of the recipes that it names."""
+    texts = [(MEASURES / f"{name}.py").read_text(encoding="utf-8")]
+    for recipe in sorted((ROOT / "recipes").glob("*.py")):
+        if re.search(rf"\b{recipe.stem}\b", texts[0]):
+            texts.append(recipe.read_text(encoding="utf-8"))
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -56,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     for number, name in enumerate(options.names, 1):
         print(f"[{number}/{len(options.names)}] {name}", flush=True)
         where = {"tensorflow": tf.__version__, "keras": keras.__version__, "date": datetime.date.today().isoformat()}
-        text = json.dumps({**measured(name), "measured": where}, indent=1)
+        text = json.dumps({**measured(name), "measured": {**where, "code": code_of(name)}}, indent=1)
         (FIGURES / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
