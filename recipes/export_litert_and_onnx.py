@@ -35,7 +35,7 @@ def export_litert_and_onnx(
     rows, as a share of their spread over the rows: a file that ignores its input is off
     by about 1, another order of adding in float32 by some 1e-6.
     Raises FileExistsError if `directory` exists; ValueError if an answer of the
-    SavedModel is the same for all rows or depends on its batch, a format lacks an
+    SavedModel tells no rows apart or depends on its batch, a format lacks an
     operation, or a file differs by more than `tolerance`. Whatever is raised, nothing
     is left on disk.
     """
@@ -65,7 +65,7 @@ def export_litert_and_onnx(
     for name, output in wanted.items():
         if not np.ptp(output, 0).max() > 1e-5 * np.abs(output).max():  # NaN, too
             raise ValueError(
-                f"'{name}' is the same for all `samples`: rounding would be its whole "
+                f"'{name}' does not tell `samples` apart: rounding would be its whole "
                 "spread. Hand in rows whose answers differ."
             )
     difference(reference, f"{saved_model} mixes rows; see export_inference_model.")

@@ -1,6 +1,6 @@
 """Measure what the pages' figures show; writes docs/figures/<name>.json.
 
-    python tests/docs/lane_figures.py [NAME ...]     # all figures without a name, about a minute of CPU
+    python tests/docs/lane_figures.py [NAME ...]     # all figures without a name: some minutes
 
 A figure is tests/figures/<name>.py with one function, `measure`; docs/_site/figures.py draws it.
 """
